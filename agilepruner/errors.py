@@ -1,0 +1,20 @@
+"""The one error that is the user's to fix: shown without a traceback, exit status 2."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """The user must do something. The message says what was seen, what was expected and the fix."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that does not exist, with the nearest known one.
+
+    >>> str(unknown("strategy", "divprun", ["divprune", "random"]))
+    "Unknown strategy 'divprun'. Did you mean 'divprune'? Known: divprune, random."
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")

@@ -1,0 +1,24 @@
+"""FasterVLM: keep what the CLS token looks at."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+
+
+@dataclass(frozen=True)
+class FasterVLM(Strategy):
+    """Keep the patches that the CLS token attends to most.
+
+    FasterVLM (arXiv 2412.01818v1): mean over heads of the penultimate ViT layer's CLS row, top-K;
+    a higher score is a more important patch.
+    """
+
+    family: ClassVar = "attention"
+    label: ClassVar = "FasterVLM"
+    needs: ClassVar = {"attention"}
+    paper: ClassVar = "2412.01818"
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        scores = tokens.attention.mean(dim=1)  # (B, H, N) -> (B, N)
+        return keep(scores.topk(budget, dim=-1).indices)

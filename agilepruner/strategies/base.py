@@ -1,0 +1,214 @@
+"""The contract between a strategy and everything else: tokens in, a selection out.
+
+A strategy is a frozen dataclass whose fields are its hyper-parameters. It implements
+``select(tokens, budget)``, batched over images, and declares in ``needs`` which of the captured
+tensors it reads, so that an adapter captures only those. Callers use ``strategy(tokens, budget)``,
+which checks the input once, answers budgets that keep everything, and checks the output, so that
+``select`` can be just the maths.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from agilepruner.errors import UserError
+
+FAMILIES = ("baseline", "attention", "diversity", "adaptive", "decoder")
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What a vision tower says about B images of N patch tokens (H x W grid, raster order).
+
+    Only what a strategy declares in ``needs`` is captured; the rest is None.
+
+    Attributes:
+        grid: (rows, columns) of the patches, rows * columns == N.
+        features: (B, N, C) penultimate-layer patch features, before the projector.
+        projected: (B, N, D) the same tokens after the projector, as the language model sees them.
+        attention: (B, H, N) softmaxed attention of the CLS token to the patches, per head, at the
+            layer that produced ``features``; the softmax runs over all N + 1 keys, the CLS column
+            is dropped. For towers without CLS: attention received, H = 1.
+        keys: (B, N, Dk) raw key projections of that layer, mean over heads (VisionZip's metric).
+        cls: (B, C) the CLS row of the penultimate layer.
+        last_query: (B, C) raw query projection of the CLS token in the LAST layer (PruMerge).
+        last_keys: (B, N + 1, C) raw key projections of the last layer, CLS first (PruMerge).
+        image_embeds: (B, N, E) patches in CLIP's joint image-text space (CDPruner).
+        text_embeds: (B, M, E) the question in the same space, M segments (CDPruner).
+        seeds: one integer per image, derived from its content: randomness that is the image's own.
+    """
+
+    grid: tuple[int, int]
+    features: Tensor | None = None
+    projected: Tensor | None = None
+    attention: Tensor | None = None
+    keys: Tensor | None = None
+    cls: Tensor | None = None
+    last_query: Tensor | None = None
+    last_keys: Tensor | None = None
+    image_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    seeds: tuple[int, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """N, the number of patch tokens per image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def batch(self) -> int:
+        """B, the number of images."""
+        if self.seeds is not None:
+            return len(self.seeds)
+        return next(v.shape[0] for v in self._tensors().values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the captured tensors live (CPU when nothing was captured)."""
+        return next((v.device for v in self._tensors().values()), torch.device("cpu"))
+
+    def __getitem__(self, image: int | slice) -> "VisualTokens":
+        """The tokens of one image (still batched, B = 1) or of a slice of images."""
+        index = slice(image, image + 1) if isinstance(image, int) else image
+        picked = {name: value[index] for name, value in self._tensors().items()}
+        seeds = self.seeds[index] if self.seeds is not None else None
+        return VisualTokens(self.grid, seeds=seeds, **picked)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: v for name, v in values.items() if isinstance(v, Tensor)}
+
+    def check(self, needs: frozenset[str] | set[str]) -> None:
+        """Refuse missing, misshapen or non-finite inputs.
+
+        Raises:
+            UserError: naming the tensor, the shape seen and the shape expected.
+        """
+        sizes: dict[str, int] = {"N": self.count, "N+1": self.count + 1}
+        for name in sorted(needs - {"seeds"}):
+            value = getattr(self, name)
+            if value is None:
+                raise UserError(f"'{name}' is needed but was not captured from the model.")
+            expected = SHAPES[name]
+            if value.dim() == len(expected):
+                seen = [sizes.setdefault(axis, size) for axis, size in zip(expected, value.shape)]
+            if value.dim() != len(expected) or seen != list(value.shape):
+                want = ", ".join(f"{axis}={sizes.get(axis, '?')}" for axis in expected)
+                raise UserError(f"'{name}' has shape {tuple(value.shape)}, expected ({want}).")
+            if not torch.isfinite(value.sum(dtype=torch.float32)):
+                raise UserError(
+                    f"'{name}' holds NaN or infinite values (shape {tuple(value.shape)}): the "
+                    "vision tower overflowed; run it in bfloat16 or float32."
+                )
+        if "seeds" in needs and self.seeds is None:
+            raise UserError("'seeds' is needed: give one integer per image.")
+
+
+SHAPES = {
+    "features": ("B", "N", "C"),
+    "projected": ("B", "N", "D"),
+    "attention": ("B", "H", "N"),
+    "keys": ("B", "N", "Dk"),
+    "cls": ("B", "C"),
+    "last_query": ("B", "C"),
+    "last_keys": ("B", "N+1", "C"),
+    "image_embeds": ("B", "N", "E"),
+    "text_embeds": ("B", "M", "E"),
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tokens the language model sees.
+
+    Attributes:
+        indices: (B, K) the patch that each output token is, or stands for. Selections are in
+            raster order (strictly increasing). Merging methods may use N for a token that is no
+            single patch (the CLS token, a summary). Rows with fewer than K tokens are padded with
+            -1 at the end.
+        weights: (B, K, N) how each output token mixes the pre-projector features, or
+            (B, K, N + 1) when the CLS row takes part (last column). None: plain selection.
+    """
+
+    indices: Tensor
+    weights: Tensor | None = None
+
+    @property
+    def counts(self) -> Tensor:
+        """(B,) output tokens per image."""
+        return (self.indices >= 0).sum(dim=1)
+
+    def check(self, tokens: VisualTokens, budget: int, name: str) -> None:
+        """Refuse a selection that breaks the contract: a bug of the strategy, not of the user."""
+        indices, count = self.indices, tokens.count
+        if indices.dim() != 2 or indices.shape[0] != tokens.batch:
+            raise ValueError(
+                f"{name}: indices have shape {tuple(indices.shape)}, expected ({tokens.batch}, K)"
+            )
+        if self.weights is None:
+            if indices.shape[1] != min(budget, count):
+                raise ValueError(
+                    f"{name}: kept {indices.shape[1]} tokens, expected {min(budget, count)}"
+                )
+            ordered = bool((indices[:, 1:] > indices[:, :-1]).all())
+            if not ordered or int(indices.min()) < 0 or int(indices.max()) >= count:
+                raise ValueError(f"{name}: indices must be distinct, in raster order, in [0, N)")
+        elif self.weights.shape[:2] != indices.shape or self.weights.shape[2] - count not in (0, 1):
+            raise ValueError(
+                f"{name}: weights have shape {tuple(self.weights.shape)}, expected "
+                f"({tokens.batch}, {indices.shape[1]}, {count} or {count + 1})"
+            )
+
+
+def keep(indices: Tensor) -> Selection:
+    """Plain selection of the given patches (B, K), in any order: sorted into raster order."""
+    return Selection(indices.sort(dim=-1).values)
+
+
+def keep_all(tokens: VisualTokens) -> Selection:
+    """The identity: every patch of every image."""
+    every = torch.arange(tokens.count, device=tokens.device)
+    return Selection(every.expand(tokens.batch, -1))
+
+
+class Strategy:
+    """Base of all strategies; subclasses are frozen dataclasses with their hyper-parameters.
+
+    Class attributes:
+        family: one of ``FAMILIES``.
+        label: the published name, as tables print it.
+        needs: names of the ``VisualTokens`` fields that ``select`` reads.
+        merges: whether output tokens are mixtures (``Selection.weights``).
+        paper: arXiv id or URL; empty for baselines.
+        choice: what we chose where the paper is silent; printed under every table.
+    """
+
+    family: ClassVar[str]
+    label: ClassVar[str]
+    needs: ClassVar[frozenset[str] | set[str]] = frozenset()
+    merges: ClassVar[bool] = False
+    paper: ClassVar[str] = ""
+    choice: ClassVar[str] = ""
+
+    @abstractmethod
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        """Choose ``budget`` of the N > budget tokens of each image."""
+
+    def __call__(self, tokens: VisualTokens, budget: int) -> Selection:
+        """Checked selection; a budget of N or more keeps everything.
+
+        Raises:
+            UserError: budget below 1; missing, misshapen or non-finite inputs.
+            ValueError: the strategy broke the contract.
+        """
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise UserError(f"budget is {budget!r}, expected an integer of at least 1.")
+        tokens.check(self.needs)
+        if budget >= tokens.count:
+            return keep_all(tokens)
+        selection = self.select(tokens, budget)
+        selection.check(tokens, budget, type(self).__name__)
+        return selection
