@@ -42,15 +42,15 @@ class VisualTokens:
     """
 
     grid: tuple[int, int]
-    features: Tensor | None = None
-    projected: Tensor | None = None
-    attention: Tensor | None = None
-    keys: Tensor | None = None
-    cls: Tensor | None = None
-    last_query: Tensor | None = None
-    last_keys: Tensor | None = None
-    image_embeds: Tensor | None = None
-    text_embeds: Tensor | None = None
+    features: Tensor = None  # type: ignore[assignment]
+    projected: Tensor = None  # type: ignore[assignment]
+    attention: Tensor = None  # type: ignore[assignment]
+    keys: Tensor = None  # type: ignore[assignment]
+    cls: Tensor = None  # type: ignore[assignment]
+    last_query: Tensor = None  # type: ignore[assignment]
+    last_keys: Tensor = None  # type: ignore[assignment]
+    image_embeds: Tensor = None  # type: ignore[assignment]
+    text_embeds: Tensor = None  # type: ignore[assignment]
     seeds: tuple[int, ...] | None = None
 
     @property
