@@ -1,0 +1,362 @@
+"""FLOPs of one document, in closed form from the real schedule.
+
+Convention: FLOPs = 2 x multiply-accumulates (MACs) of matrix products, convolutions and attention,
+which is what ``torch.utils.flop_counter`` counts (norms, activations, softmax and RoPE are not
+counted, causal attention is not halved). ``document_flops`` equals that counter to the last digit;
+tests compare both on tiny models and on the real configs on the meta device.
+
+The papers print other conventions; they are at the end, each in its own function:
+
+======================  ==============  ===================  ======  =======
+function                tokens          MLP                  factor  vision
+======================  ==============  ===================  ======  =======
+``document_flops``      text + visual   3ndm (gated), exact  2       yes
+``sparsevlm_macs``      any schedule    3ndm                 1       no
+``divprune_macs``       text + visual   2ndm                 1       no
+``fastervlm_flops``     visual only     3ndm                 2       yes
+======================  ==============  ===================  ======  =======
+
+Letters: n tokens, d width, m MLP width, L layers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agilepruner.errors import UserError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers of a vision-language model that decide its FLOPs.
+
+    Attributes:
+        vision_layers: layers of the tower that run. transformers runs every layer, also those
+            behind the one whose features are used (LLaVA: 24, features of layer 23).
+        vision_width, vision_mlp: hidden and intermediate size of the tower.
+        vision_gated: the tower's MLP has three matrices (gate, up, down) instead of two.
+        patch_values: values per patch that enter the patch embedding (channels x area x frames).
+        grid: patches of one tile, (rows, columns). CLIP: fixed; Qwen: of the image at hand.
+        cls: extra tokens in the tower (1 for CLIP).
+        window: side in patches of an attention window of the other layers; 0: there are none.
+        full_layers: layers in which every patch attends to all patches.
+        merge: side in patches of the square that becomes one visual token.
+        projector: (inputs, outputs) of each matrix between tower and language model.
+        projects_cls: the CLS row goes through the projector too (feature strategy "full").
+        layers, width, mlp: of the language model.
+        query_width, key_width: heads x head size, and key/value heads x head size.
+        vocabulary: outputs of the language-model head.
+    """
+
+    vision_layers: int
+    vision_width: int
+    vision_mlp: int
+    vision_gated: bool
+    patch_values: int
+    grid: tuple[int, int]
+    cls: int
+    window: int
+    full_layers: int
+    merge: int
+    projector: tuple[tuple[int, int], ...]
+    projects_cls: bool
+    layers: int
+    width: int
+    mlp: int
+    query_width: int
+    key_width: int
+    vocabulary: int
+
+    @property
+    def patches(self) -> int:
+        """Patches of one tile."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of one tile before any pruning."""
+        return self.patches // self.merge**2
+
+    def at_grid(self, rows: int, columns: int) -> "Architecture":
+        """Return the same model for an image of another patch grid (Qwen: grid_thw[1:])."""
+        return replace(self, grid=(rows, columns))
+
+    @classmethod
+    def from_config(cls, config: Any, grid: tuple[int, int] | None = None) -> "Architecture":
+        """Read the numbers from a transformers config (Llava, LlavaNext or Qwen2.5-VL).
+
+        Args:
+            config: a composed config with ``vision_config`` and ``text_config``.
+            grid: patch grid (rows, columns) for towers without a fixed image size. Qwen2.5-VL's
+                default is the paper's, 70 x 70 patches = 1,225 visual tokens.
+        """
+        text = config.text_config
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        language = {
+            "layers": text.num_hidden_layers,
+            "width": text.hidden_size,
+            "mlp": text.intermediate_size,
+            "query_width": text.num_attention_heads * head,
+            "key_width": (text.num_key_value_heads or text.num_attention_heads) * head,
+            "vocabulary": text.vocab_size,
+        }
+        tower = config.vision_config.model_type
+        if tower == "clip_vision_model":
+            return cls(**_clip(config, grid), **language)
+        if tower.startswith("qwen2_5_vl"):
+            return cls(**_qwen(config.vision_config, grid), **language)
+        raise UserError(
+            f"No FLOPs for a vision tower of type '{tower}'. Known: clip_vision_model, qwen2_5_vl."
+        )
+
+
+def _clip(config: Any, grid: tuple[int, int] | None) -> dict[str, Any]:
+    vision, width = config.vision_config, config.text_config.hidden_size
+    side = vision.image_size // vision.patch_size
+    picked = config.vision_feature_layer
+    inputs = vision.hidden_size * (len(picked) if isinstance(picked, list | tuple) else 1)
+    return {
+        "vision_layers": vision.num_hidden_layers,
+        "vision_width": vision.hidden_size,
+        "vision_mlp": vision.intermediate_size,
+        "vision_gated": False,
+        "patch_values": vision.num_channels * vision.patch_size**2,
+        "grid": grid or (side, side),
+        "cls": 1,
+        "window": 0,
+        "full_layers": vision.num_hidden_layers,
+        "merge": 1,
+        "projector": ((inputs, width), (width, width)),
+        "projects_cls": config.vision_feature_select_strategy == "full",
+    }
+
+
+def _qwen(vision: Any, grid: tuple[int, int] | None) -> dict[str, Any]:
+    merged = vision.hidden_size * vision.spatial_merge_size**2
+    return {
+        "vision_layers": vision.depth,
+        "vision_width": vision.hidden_size,
+        "vision_mlp": vision.intermediate_size,
+        "vision_gated": True,
+        "patch_values": vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
+        "grid": grid or (70, 70),
+        "cls": 0,
+        "window": vision.window_size // vision.patch_size,
+        "full_layers": len(vision.fullatt_block_indexes),
+        "merge": vision.spatial_merge_size,
+        "projector": ((merged, merged), (merged, vision.out_hidden_size)),
+        "projects_cls": False,
+    }
+
+
+# CLIP ViT-L/14 at 336 px, and vicuna-7B behind it. The tests compare each entry with from_config.
+_LLAVA_7B = Architecture(
+    vision_layers=24,
+    vision_width=1024,
+    vision_mlp=4096,
+    vision_gated=False,
+    patch_values=3 * 14 * 14,
+    grid=(24, 24),
+    cls=1,
+    window=0,
+    full_layers=24,
+    merge=1,
+    projector=((1024, 4096), (4096, 4096)),
+    projects_cls=False,
+    layers=32,
+    width=4096,
+    mlp=11008,
+    query_width=4096,
+    key_width=4096,
+    vocabulary=32064,
+)
+
+# config.json of llava-hf/llava-1.5-{7b,13b}-hf, llava-hf/llava-v1.6-vicuna-7b-hf and
+# Qwen/Qwen2.5-VL-7B-Instruct (the grid is the paper's 980 x 980 pixels).
+PUBLISHED: dict[str, Architecture] = {
+    "llava_1_5_7b": _LLAVA_7B,
+    "llava_1_5_13b": replace(
+        _LLAVA_7B,
+        projector=((1024, 5120), (5120, 5120)),
+        layers=40,
+        width=5120,
+        mlp=13824,
+        query_width=5120,
+        key_width=5120,
+    ),
+    "llava_next_7b": _LLAVA_7B,
+    "qwen2_5_vl_7b": Architecture(
+        vision_layers=32,
+        vision_width=1280,
+        vision_mlp=3420,
+        vision_gated=True,
+        patch_values=3 * 2 * 14 * 14,
+        grid=(70, 70),
+        cls=0,
+        window=8,
+        full_layers=4,
+        merge=2,
+        projector=((5120, 5120), (5120, 3584)),
+        projects_cls=False,
+        layers=28,
+        width=3584,
+        mlp=18944,
+        query_width=3584,
+        key_width=512,
+        vocabulary=152064,
+    ),
+}
+
+
+def vision_flops(arch: Architecture) -> float:
+    """FLOPs of the tower on one tile: patch embedding and every layer that runs."""
+    n, d = arch.patches + arch.cls, arch.vision_width
+    linear = 4 * n * d * d + (3 if arch.vision_gated else 2) * n * d * arch.vision_mlp
+    pairs = arch.full_layers * n * n  # (query, key) over all layers
+    if arch.window:
+        pairs += (arch.vision_layers - arch.full_layers) * _pairs_in_windows(arch)
+    embedding = arch.patches * arch.patch_values * d
+    return 2.0 * (embedding + arch.vision_layers * linear + 2 * d * pairs)
+
+
+def _pairs_in_windows(arch: Architecture) -> int:
+    """Query-key pairs of one windowed layer: sum over windows of (patches in the window)^2."""
+    pairs = 1
+    for side in arch.grid:  # windows that cover a side; the last may be smaller
+        pairs *= sum(min(arch.window, side - at) ** 2 for at in range(0, side, arch.window))
+    return pairs
+
+
+def projector_flops(arch: Architecture) -> float:
+    """FLOPs of the projector on one tile: all tokens, as the selection comes after it."""
+    tokens = arch.tokens + (arch.cls if arch.projects_cls else 0)
+    return 2.0 * tokens * sum(inputs * outputs for inputs, outputs in arch.projector)
+
+
+def gram_flops(tokens: int, width: int) -> float:
+    """FLOPs of all pairwise products of N tokens of D numbers: 2 N^2 D."""
+    return 2.0 * tokens * tokens * width
+
+
+def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int = 1) -> float:
+    """Estimate the FLOPs of choosing the tokens of one image.
+
+    A strategy that knows better has a method ``flops(tokens, widths, budget) -> float`` (FLOPs per
+    tile; ``widths`` maps what it may need to numbers per token). Otherwise: one Gram matrix over
+    what it compares, the largest product of every diversity method; nothing for strategies that
+    only sort scores. An estimate, unlike all other columns: sorting, top-k and the loops of greedy
+    methods are not matrix products.
+    """
+    widths = {"features": arch.vision_width, "keys": arch.vision_width, "projected": arch.width}
+    if hasattr(strategy, "flops"):
+        return tiles * float(strategy.flops(arch.tokens, widths, budget))
+    compared = [widths[need] for need in strategy.needs if need in widths]
+    return tiles * max((gram_flops(arch.tokens, width) for width in compared), default=0.0)
+
+
+def _layer_macs(arch: Architecture, tokens: float, keys: float) -> float:
+    """MACs of one decoder layer for ``tokens`` new tokens that attend to ``keys`` positions."""
+    linear = 2 * arch.width * (arch.query_width + arch.key_width) + 3 * arch.width * arch.mlp
+    return tokens * linear + 2 * tokens * keys * arch.query_width
+
+
+def _per_layer(arch: Architecture, visual: Iterable[float] | float) -> list[float]:
+    """Visual tokens of each layer, from one number or one per layer."""
+    if isinstance(visual, int | float):
+        return [visual] * arch.layers
+    counts = list(visual)
+    if len(counts) != arch.layers:
+        raise ValueError(f"{len(counts)} token counts for {arch.layers} layers")
+    return counts
+
+
+def prefill_flops(arch: Architecture, visual: Iterable[float] | float, text: float) -> float:
+    """FLOPs of the prompt through the language model, and of the head on its last token."""
+    macs = sum(_layer_macs(arch, v + text, v + text) for v in _per_layer(arch, visual))
+    return 2.0 * (macs + arch.width * arch.vocabulary)
+
+
+def decode_flops(
+    arch: Architecture, visual: Iterable[float] | float, text: float, new_tokens: float
+) -> float:
+    """FLOPs of the decode steps with a key-value cache.
+
+    The first of the ``new_tokens`` (end token included) comes from the prefill, so there are
+    ``new_tokens - 1`` steps; step t attends to the prompt, the t - 1 cached tokens and itself.
+    """
+    steps = max(new_tokens - 1.0, 0.0)
+    macs = steps * arch.width * arch.vocabulary
+    for v in _per_layer(arch, visual):
+        keys = v + text + (steps + 1) / 2  # mean over the steps
+        macs += steps * _layer_macs(arch, 1.0, keys)
+    return 2.0 * macs
+
+
+def document_flops(
+    arch: Architecture,
+    visual_tokens_per_layer: Iterable[float] | float,
+    text_tokens: float,
+    new_tokens: float,
+    tiles: int = 1,
+    selection: float = 0.0,
+) -> dict[str, float]:
+    """FLOPs of one document.
+
+    Args:
+        arch: the model; for Qwen at the grid of the image (``arch.at_grid``).
+        visual_tokens_per_layer: visual tokens in the language model, one number for all layers or
+            one per layer (strategies that prune inside the language model).
+        text_tokens: prompt tokens that are not visual.
+        new_tokens: generated tokens, the end token included.
+        tiles: images that the tower sees (1 for LLaVA-1.5, up to 5 for LLaVA-NeXT).
+        selection: FLOPs of the choice itself, see ``selection_flops``.
+
+    Returns:
+        vision, projector, selection, prefill (with the head on one token), decode and total, in
+        FLOPs; and paper_macs, the MACs of the visual tokens alone as pruning papers print them,
+        which is no part of the total. Attention is quadratic: means of token counts over documents
+        give slightly less than the mean FLOPs.
+    """
+    visual = _per_layer(arch, visual_tokens_per_layer)
+    parts = {
+        "vision": tiles * vision_flops(arch),
+        "projector": tiles * projector_flops(arch),
+        "selection": float(selection),
+        "prefill": prefill_flops(arch, visual, text_tokens),
+        "decode": decode_flops(arch, visual, text_tokens, new_tokens),
+    }
+    return parts | {"total": sum(parts.values()), "paper_macs": sparsevlm_macs(arch, visual)}
+
+
+def sparsevlm_macs(arch: Architecture, tokens: Iterable[float] | float) -> float:
+    """MACs of the language model as SparseVLM, PyramidDrop and others print them.
+
+    Per layer 4nd^2 + 2n^2d + 3ndm, without head and vision. With the visual tokens alone,
+    LLaVA-1.5-7B gives the published 3.817 / 0.833 / 0.416 / 0.208 T at 576 / 128 / 64 / 32.
+    """
+    return _published_macs(arch, tokens, matrices=3)
+
+
+def divprune_macs(arch: Architecture, visual: Iterable[float] | float, text: float) -> float:
+    """MACs as FastV (arXiv 2403.06764) and DivPrune (arXiv 2503.02175) print them.
+
+    Per layer 4nd^2 + 2n^2d + 2ndm over text and visual tokens. DivPrune's 3.228 and 0.512 T on
+    LLaVA-1.5-7B, and 6.281 and 1.002 T on 13B, are 576 and 56 visual tokens with 45.23 of text.
+    """
+    return _published_macs(arch, [v + text for v in _per_layer(arch, visual)], matrices=2)
+
+
+def fastervlm_flops(arch: Architecture, visual: float, tiles: int = 1) -> float:
+    """FLOPs as FasterVLM and VisPruner (both arXiv 2412.01818) print them.
+
+    Twice the MACs of the visual tokens, plus the tower's layers without the patch embedding.
+    """
+    embedding = 2.0 * arch.patches * arch.patch_values * arch.vision_width
+    return 2.0 * sparsevlm_macs(arch, visual) + tiles * (vision_flops(arch) - embedding)
+
+
+def _published_macs(arch: Architecture, tokens: Iterable[float] | float, matrices: int) -> float:
+    d, m = arch.width, arch.mlp
+    return float(
+        sum(4 * n * d * d + 2 * n * n * d + matrices * n * d * m for n in _per_layer(arch, tokens))
+    )
