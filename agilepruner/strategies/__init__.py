@@ -1,0 +1,1 @@
+"""Strategies: which visual tokens the language model sees. Pure maths, torch only."""

@@ -103,8 +103,11 @@ class VisualTokens:
                     f"'{name}' holds NaN or infinite values (shape {tuple(value.shape)}): the "
                     "vision tower overflowed; run it in bfloat16 or float32."
                 )
-        if "seeds" in needs and self.seeds is None:
-            raise UserError("'seeds' is needed: give one integer per image.")
+        if "seeds" in needs:
+            if self.seeds is None:
+                raise UserError("'seeds' is needed: give one integer per image.")
+            if sizes.setdefault("B", len(self.seeds)) != len(self.seeds):
+                raise UserError(f"'seeds' has {len(self.seeds)} entries, expected {sizes['B']}.")
 
 
 SHAPES = {
@@ -141,18 +144,22 @@ class Selection:
         """(B,) output tokens per image."""
         return (self.indices >= 0).sum(dim=1)
 
-    def check(self, tokens: VisualTokens, budget: int, name: str) -> None:
-        """Refuse a selection that breaks the contract: a bug of the strategy, not of the user."""
+    def check(self, tokens: VisualTokens, expected: int | None, name: str) -> None:
+        """Refuse a selection that breaks the contract: a bug of the strategy, not of the user.
+
+        Args:
+            tokens: what was selected from.
+            expected: output tokens per image, None where the strategy decides the number itself.
+            name: the strategy's, for the message.
+        """
         indices, count = self.indices, tokens.count
         if indices.dim() != 2 or indices.shape[0] != tokens.batch:
             raise ValueError(
                 f"{name}: indices have shape {tuple(indices.shape)}, expected ({tokens.batch}, K)"
             )
+        if expected is not None and indices.shape[1] != expected:
+            raise ValueError(f"{name}: gave {indices.shape[1]} tokens, expected {expected}")
         if self.weights is None:
-            if indices.shape[1] != min(budget, count):
-                raise ValueError(
-                    f"{name}: kept {indices.shape[1]} tokens, expected {min(budget, count)}"
-                )
             ordered = bool((indices[:, 1:] > indices[:, :-1]).all())
             if not ordered or int(indices.min()) < 0 or int(indices.max()) >= count:
                 raise ValueError(f"{name}: indices must be distinct, in raster order, in [0, N)")
@@ -166,6 +173,11 @@ class Selection:
 def keep(indices: Tensor) -> Selection:
     """Plain selection of the given patches (B, K), in any order: sorted into raster order."""
     return Selection(indices.sort(dim=-1).values)
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Indices (B, count) of the highest scores (B, N), descending; of equals, the lowest index."""
+    return scores.argsort(dim=-1, descending=True, stable=True)[..., :count]
 
 
 def keep_all(tokens: VisualTokens) -> Selection:
@@ -184,6 +196,10 @@ class Strategy:
         merges: whether output tokens are mixtures (``Selection.weights``).
         paper: arXiv id or URL; empty for baselines.
         choice: what we chose where the paper is silent; printed under every table.
+        budgeted: whether the budget decides how many tokens come out; False where the strategy
+            ignores it (vanilla, blind) or the image decides (adaptive PruMerge).
+        extra: output tokens beyond the budget, as the method's own code counts (PruMerge: 1).
+        equivariant: whether reordering the tokens reorders the selection and nothing else.
     """
 
     family: ClassVar[str]
@@ -192,13 +208,16 @@ class Strategy:
     merges: ClassVar[bool] = False
     paper: ClassVar[str] = ""
     choice: ClassVar[str] = ""
+    budgeted: ClassVar[bool] = True
+    extra: ClassVar[int] = 0
+    equivariant: ClassVar[bool] = True
 
     @abstractmethod
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
-        """Choose ``budget`` of the N > budget tokens of each image."""
+        """Choose ``budget`` of the N tokens of each image; budgeted strategies see budget < N."""
 
     def __call__(self, tokens: VisualTokens, budget: int) -> Selection:
-        """Checked selection; a budget of N or more keeps everything.
+        """Checked selection; a budget of N or more keeps everything (where the budget decides).
 
         Raises:
             UserError: budget below 1; missing, misshapen or non-finite inputs.
@@ -207,8 +226,9 @@ class Strategy:
         if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
             raise UserError(f"budget is {budget!r}, expected an integer of at least 1.")
         tokens.check(self.needs)
-        if budget >= tokens.count:
+        if self.budgeted and budget >= tokens.count:
             return keep_all(tokens)
         selection = self.select(tokens, budget)
-        selection.check(tokens, budget, type(self).__name__)
+        expected = budget + self.extra if self.budgeted else None
+        selection.check(tokens, expected, type(self).__name__)
         return selection

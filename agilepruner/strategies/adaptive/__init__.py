@@ -1,0 +1,1 @@
+"""Strategies that mix attention and diversity, fixed or per image."""

@@ -1,0 +1,1 @@
+"""Strategies that rank tokens by the vision tower's attention."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 
 
 @dataclass(frozen=True)
@@ -20,5 +20,5 @@ class FasterVLM(Strategy):
     paper: ClassVar = "2412.01818"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
-        scores = tokens.attention.mean(dim=1)  # (B, H, N) -> (B, N)
-        return keep(scores.topk(budget, dim=-1).indices)
+        scores = tokens.attention.float().mean(dim=1)  # (B, H, N) -> (B, N)
+        return keep(top(scores, budget))

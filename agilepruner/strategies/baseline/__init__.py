@@ -1,0 +1,1 @@
+"""Baselines: no pruning, no image, chance, and even coverage."""

@@ -1,0 +1,1 @@
+"""Strategies that prune inside the language model, during prefill."""

@@ -1,0 +1,1 @@
+"""Strategies that spread over the tokens' feature space."""

@@ -1,0 +1,144 @@
+"""AgilePruner: attention order, thinned by a distance threshold that grows with erank."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from agilepruner.complexity import attention_entropy, effective_rank_of_gram
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
+
+
+@dataclass(frozen=True)
+class AgilePruner(Strategy):
+    """Walk the patches by attention; each one kept suppresses the patches too close to it.
+
+    AgilePruner (arXiv 2603.01236). The patch of attention rank r (1 = highest, suppressed patches
+    keep their rank) suppresses patches at cosine distance below
+    tau = min(r * erank / erank_avg * slope, tau_max): low ranks and complex images spread more.
+    A budget not filled by the walk is filled with the highest-attention patches left.
+
+    Attributes:
+        erank_avg: mean effective rank of the model's projected tokens over typical images.
+        tau_max: largest threshold, a cosine distance.
+        slope: threshold per rank, for an image of average effective rank.
+    """
+
+    erank_avg: float = 90.0
+    tau_max: float = 0.25
+    slope: float = 0.01
+
+    family: ClassVar = "adaptive"
+    label: ClassVar = "AgilePruner"
+    needs: ClassVar = {"attention", "projected"}
+    paper: ClassVar = "2603.01236"
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        gram, distances = centred_gram_and_distances(tokens.projected)
+        scale = effective_rank_of_gram(gram) / self.erank_avg  # (B,)
+        rank = torch.arange(1, tokens.count + 1, device=scale.device)
+        tau = (rank * scale[:, None] * self.slope).clamp_max(self.tau_max)  # (B, N), by rank
+        return keep(thin_by_attention(tokens.attention, distances, tau, budget))
+
+
+@dataclass(frozen=True)
+class AgilePrunerConstant(Strategy):
+    """AgilePruner with one threshold for all ranks and images (the paper's Table 12).
+
+    Attributes:
+        tau: the threshold, a cosine distance; 0 suppresses nothing and leaves FasterVLM.
+    """
+
+    tau: float = 0.1
+
+    family: ClassVar = "adaptive"
+    label: ClassVar = "AgilePruner (constant threshold)"
+    needs: ClassVar = {"attention", "projected"}
+    paper: ClassVar = "2603.01236"
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        _, distances = centred_gram_and_distances(tokens.projected)
+        tau = distances.new_tensor(self.tau).expand(tokens.batch, tokens.count)
+        return keep(thin_by_attention(tokens.attention, distances, tau, budget))
+
+
+@dataclass(frozen=True)
+class AgilePrunerEntropy(Strategy):
+    """AgilePruner driven by attention entropy instead of effective rank (the paper's Table 11).
+
+    Attributes:
+        entropy_avg: attention entropy (nats) at which the threshold grows by ``slope`` per rank.
+        tau_max: largest threshold, a cosine distance.
+        slope: threshold per rank, for an image of average entropy.
+    """
+
+    entropy_avg: float = 4.72
+    tau_max: float = 0.25
+    slope: float = 0.01
+
+    family: ClassVar = "adaptive"
+    label: ClassVar = "AgilePruner (entropy)"
+    needs: ClassVar = {"attention", "projected"}
+    paper: ClassVar = "2603.01236"
+    choice: ClassVar = (
+        "tau = min(rank * entropy / entropy_avg * slope, tau_max); entropy_avg = 4.72 is where "
+        "erank is 90 on the line through the paper's eight (entropy, erank) pairs"
+    )
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        _, distances = centred_gram_and_distances(tokens.projected)
+        scale = attention_entropy(tokens.attention) / self.entropy_avg  # (B,)
+        rank = torch.arange(1, tokens.count + 1, device=scale.device)
+        tau = (rank * scale[:, None] * self.slope).clamp_max(self.tau_max)
+        return keep(thin_by_attention(tokens.attention, distances, tau, budget))
+
+
+def centred_gram_and_distances(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gram of the mean-centred tokens and cosine distances of the tokens, from one product.
+
+    With x = c + m, x_i . x_j = c_i . c_j + c_i . m + c_j . m + m . m, so the centred Gram gives
+    the spectrum and, with one product of c and the mean, the raw inner products.
+
+    Args:
+        x: (B, N, D).
+
+    Returns:
+        (B, N, N) Gram and (B, N, N) distances 1 - cos, both float32.
+    """
+    x = x.float()
+    mean = x.mean(dim=1, keepdim=True)
+    centred = x - mean
+    gram = centred @ centred.mT
+    shift = centred @ mean.mT + mean.square().sum(dim=-1, keepdim=True) / 2  # (B, N, 1)
+    inner = gram + shift
+    inner += shift.mT
+    length = inner.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt() + 1e-8  # as released
+    cosines = inner.div_(length[:, :, None]).div_(length[:, None, :])
+    return gram, cosines.neg_().add_(1)
+
+
+def thin_by_attention(attention: Tensor, distances: Tensor, tau: Tensor, budget: int) -> Tensor:
+    """The walk: (B, H, N) attention, (B, N, N) distances, (B, N) tau by rank -> (B, budget).
+
+    Which ranks each rank would suppress is worked out on the device and crosses to the CPU once;
+    the walk itself is a few boolean rows.
+    """
+    order = top(attention.float().mean(dim=1), attention.shape[-1])  # (B, N), rank -> patch
+    n = order.shape[1]
+    rows = distances.gather(1, order[:, :, None].expand(-1, -1, n))  # rows by rank
+    close = (rows < tau[:, :, None]).cpu().numpy()  # (B, N rank, N patch)
+    chosen = []
+    for image, patches in zip(close, order.tolist()):
+        kept: list[int] = []
+        suppressed = image[0] & False
+        for rank, patch in enumerate(patches):
+            if len(kept) == budget:
+                break
+            if not suppressed[patch]:
+                kept.append(patch)
+                suppressed |= image[rank]
+        taken = set(kept)
+        kept += [patch for patch in patches if patch not in taken][: budget - len(kept)]
+        chosen.append(kept)
+    return torch.tensor(chosen, device=distances.device)

@@ -1,0 +1,54 @@
+"""Golden vectors: what each method's official code selects on seeded inputs (see manifest.json)."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from agilepruner.strategies.base import VisualTokens
+
+FOLDER = Path(__file__).parent / "golden"
+INPUTS = load_file(FOLDER / "inputs.safetensors")
+OUTPUTS = load_file(FOLDER / "outputs.safetensors")
+CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
+
+
+def cases(method: str, *, fails: bool = False):
+    """Parametrize over a method's cases: those with outputs, or those the official code refuses."""
+    found = [c for c in CASES if c["id"].startswith(f"{method}/") and ("error" in c) == fails]
+    assert found, f"no golden case for {method}"
+    return pytest.mark.parametrize("case", found, ids=[c["id"] for c in found])
+
+
+def inputs(case: dict) -> dict[str, Tensor]:
+    """The case's inputs by role, batched, cast as the case says."""
+    found = {role: INPUTS[key] for role, key in case["inputs"].items() if key in INPUTS}
+    if "cast" in case["params"]:
+        found = {role: value.half() for role, value in found.items()}
+    return found
+
+
+def outputs(case: dict) -> dict[str, Tensor]:
+    """The official outputs by name."""
+    return {name: OUTPUTS[f"{case['id']}/{name}"] for name in case["outputs"]}
+
+
+def visual_tokens(features: Tensor, attention: Tensor | None = None, **more: Tensor):
+    """Tokens of (N, D) or (B, N, D) features; the CLS column of the attention is dropped."""
+    features = features if features.dim() == 3 else features[None]
+    if attention is not None:
+        attention = attention if attention.dim() == 3 else attention[None]
+        attention = attention[..., 1:]
+    n = features.shape[1]
+    side = int(n**0.5)
+    grid = (side, side) if side * side == n else (1, n)
+    return VisualTokens(grid, features=features, projected=features, attention=attention, **more)
+
+
+def indices(mask: Tensor) -> Tensor:
+    """(B, N) or (N,) keep mask -> (B, K) kept indices."""
+    mask = mask.reshape(-1, mask.shape[-1])
+    return torch.stack([row.nonzero().flatten() for row in mask])
