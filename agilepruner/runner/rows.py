@@ -29,7 +29,8 @@ class Row:
         metrics: every metric of the benchmark, name -> value.
         n: documents scored. failures: documents whose generation failed.
         kept: visual tokens that entered the language model: min, mean, max, layer_mean.
-        text_tokens: mean prompt tokens that are not visual.
+        empty_answers: documents answered with nothing.
+        text_tokens: mean prompt tokens that are not visual. new_tokens: mean generated tokens.
         flops: mean per document: vision, projector, selection, prefill, decode, total (FLOPs =
             2 x MACs) and paper_macs (visual tokens only, the papers' formula).
         complexity: mean erank_input, erank_kept, entropy (None where not computable).
@@ -62,7 +63,9 @@ class Row:
     n: int = 0
     failures: int = 0
     kept: dict[str, float] = field(default_factory=dict)
+    empty_answers: int = 0
     text_tokens: float | None = None
+    new_tokens: float | None = None
     flops: dict[str, float] = field(default_factory=dict)
     complexity: dict[str, float | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,5 @@
+"""``python -m agilepruner``."""
+
+from agilepruner.cli import main
+
+main()

@@ -1,0 +1,129 @@
+"""The contract between a vision-language model and the runner.
+
+An adapter encodes images into ``VisualTokens``, turns a strategy's ``Selection`` into the visual
+embeddings that the language model sees, and generates. Everything that is particular to a model
+family (tiles, newline tokens, M-RoPE) lives in its adapter and nowhere else.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from agilepruner.errors import UserError
+from agilepruner.strategies.base import Selection, VisualTokens
+
+
+@dataclass(frozen=True)
+class Visual:
+    """One image as the language model sees it.
+
+    Attributes:
+        embeds: (K, D) projected visual tokens, in the order of the prompt.
+        anchors: (K,) which position of the unpruned visual sequence each of them stands for.
+        layout: whatever else the adapter needs to place them (grids, tiles).
+    """
+
+    embeds: Tensor
+    anchors: Tensor
+    layout: Any = None
+
+    def __len__(self) -> int:
+        return self.embeds.shape[0]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer and its audit.
+
+    Attributes:
+        text: the decoded answer, special tokens removed.
+        new_tokens: generated tokens, the end token included.
+        prefill: tokens in the KV cache of each decoder layer after prefill, as measured.
+        visual: visual tokens among them, per layer.
+    """
+
+    text: str
+    new_tokens: int
+    prefill: tuple[int, ...]
+    visual: tuple[int, ...]
+
+
+class Adapter(ABC):
+    """One vision-language model, loaded.
+
+    Attributes:
+        provides: names of the ``VisualTokens`` fields this model can capture.
+        full: visual tokens per image without pruning (the largest possible where it varies).
+        config: the Hugging Face config, for FLOPs.
+        environment: dtype, device and attention implementation, for the rows.
+    """
+
+    provides: frozenset[str]
+    full: int
+    config: Any
+    environment: dict[str, Any]
+
+    @abstractmethod
+    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
+        """Run the vision tower once over the images; one entry per image, B = its tiles."""
+
+    @abstractmethod
+    def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:
+        """The selected (or merged) tokens of one image, projected and in prompt order."""
+
+    @abstractmethod
+    def tokenize(self, question: str) -> list[int]:
+        """Token ids of the whole prompt, with ONE placeholder for the image."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[list[int]], visuals: Sequence[Visual], max_new_tokens: int
+    ) -> list[Generation]:
+        """Greedy answers. Sequences of different length are left-padded."""
+
+    def tile_budget(self, budget: int) -> int:
+        """Visual tokens kept in each tile for a budget per image."""
+        return budget
+
+    def tiles(self, tokens: VisualTokens) -> int:
+        """Tiles of one encoded image."""
+        return tokens.batch
+
+    def check_budget(self, budget: int) -> None:
+        """Refuse budgets outside 1..full.
+
+        Raises:
+            UserError: with the range.
+        """
+        if not 1 <= budget <= self.full:
+            raise UserError(
+                f"budget={budget} is impossible: this model has {self.full} visual tokens per "
+                f"image, so a budget is a number from 1 to {self.full}."
+            )
+
+
+def stack(parts: Sequence[VisualTokens]) -> VisualTokens:
+    """Several images' tokens (equal grids, same captures) as one batch."""
+    merged: dict[str, Any] = {}
+    for f in fields(VisualTokens):
+        values = [getattr(part, f.name) for part in parts]
+        if isinstance(values[0], Tensor):
+            merged[f.name] = torch.cat(values)
+        elif f.name == "seeds" and values[0] is not None:
+            merged[f.name] = tuple(seed for value in values for seed in value)
+    return VisualTokens(parts[0].grid, **merged)
+
+
+def split(selection: Selection, sizes: Sequence[int]) -> list[Selection]:
+    """Undo ``stack`` on a selection: one per image, given each image's tiles."""
+    weights: Sequence[Tensor | None]
+    if selection.weights is None:
+        weights = [None] * len(sizes)
+    else:
+        weights = selection.weights.split(list(sizes))
+    return [Selection(i, w) for i, w in zip(selection.indices.split(list(sizes)), weights)]

@@ -1,0 +1,134 @@
+"""Cells: the unit of work, of identity and of resume."""
+
+import ast
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from agilepruner.strategies.base import Strategy
+
+IDENTITY_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (model, strategy, budget, benchmark, protocol, suite).
+
+    Attributes:
+        strategy_name: config name. strategy: the instance with its hyper-parameters.
+        budget: visual tokens kept per image; the model's full count for vanilla.
+        benchmark: config name.
+        context: identity of model, protocol, suite version, limit and decoding, shared by the
+            cells of a run.
+    """
+
+    strategy_name: str
+    strategy: Strategy
+    budget: int
+    benchmark: str
+    context: Mapping[str, Any]
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes an answer, and nothing else."""
+        return {
+            "version": IDENTITY_VERSION,
+            "strategy": {
+                "class": f"{type(self.strategy).__module__}.{type(self.strategy).__qualname__}",
+                "parameters": parameters(self.strategy),
+                "code": code_digest(type(self.strategy).__module__),
+            },
+            "budget": self.budget,
+            "benchmark": self.benchmark,
+            **self.context,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits of the identity's hash."""
+        text = json.dumps(self.identity, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """Directory name: readable first, unique by its id."""
+        return f"{self.benchmark}-{self.strategy_name}-{self.budget}-{self.id}"
+
+
+def parameters(strategy: Strategy) -> dict[str, Any]:
+    """The strategy's hyper-parameters as plain data."""
+    return asdict(strategy) if is_dataclass(strategy) else {}
+
+
+@lru_cache
+def code_digest(module_name: str) -> str:
+    """Hash of a strategy's code: its module and the project modules it uses.
+
+    Comments, docstrings and formatting do not count, so polishing a file keeps its results and
+    changing what it computes does not.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(_modules_behind(module_name)):
+        path = getattr(sys.modules[name], "__file__", None)
+        if path:
+            digest.update(f"{name}:{_meaning(Path(path).read_text(encoding='utf-8'))}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _modules_behind(module_name: str) -> set[str]:
+    """The module and what it imports from the strategies package and complexity, recursively."""
+    found: set[str] = set()
+    todo = [module_name]
+    while todo:
+        name = todo.pop()
+        if name in found or name not in sys.modules:
+            continue
+        found.add(name)
+        for value in vars(sys.modules[name]).values():
+            origin = getattr(value, "__module__", None) or getattr(value, "__name__", None)
+            if (
+                isinstance(origin, str)
+                and origin.startswith(("agilepruner.strategies.", "agilepruner.complexity"))
+                and origin != Strategy.__module__  # the contract, not the method
+            ):
+                todo.append(origin)
+    return found
+
+
+def _meaning(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            constant = body[0].value
+            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+                body[0] = ast.Pass()
+    return ast.dump(tree)
+
+
+def file_digest(path: Path) -> str:
+    """Identity of a file's content; files above 256 MiB by size and one MiB at each end."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        if size <= 256 << 20:
+            digest.update(file.read())
+        else:
+            digest.update(file.read(1 << 20))
+            file.seek(-(1 << 20), 2)
+            digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def directory_digest(directory: Path, patterns: Iterable[str]) -> str:
+    """Identity of the files of a directory that match, by name and content."""
+    files = sorted({file for pattern in patterns for file in directory.glob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{file_digest(file)}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,422 @@
+"""One run: from a composed config to finished rows."""
+
+import fcntl
+import importlib.metadata
+import logging
+import math
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from agilepruner import __version__
+from agilepruner.errors import UserError
+from agilepruner.runner.cells import (
+    Cell,
+    directory_digest,
+    file_digest,
+    parameters,
+)
+from agilepruner.runner.journal import Entry, Journal
+from agilepruner.runner.rows import Row, read_row, write_row
+from agilepruner.strategies.base import Strategy
+
+log = logging.getLogger(__name__)
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
+VERSIONS = ("torch", "transformers", "lmms-eval", "datasets", "hydra-core")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A validated plan: the cells of one composed config, vanilla first."""
+
+    config: Mapping[str, Any]
+    cells: list[Cell]
+    directory: Path
+
+    def folder(self, cell: Cell) -> Path:
+        return self.directory / "cells" / cell.folder
+
+    def row(self, cell: Cell) -> Row | None:
+        """The cell's row, if it is done."""
+        row = read_row(self.folder(cell) / "row.json")
+        return row if row is not None and row.status == "done" else None
+
+
+def plan(config: DictConfig) -> Run:
+    """Validate a config and list its cells; nothing is loaded but strategies.
+
+    Raises:
+        UserError: what is wrong and how to fix it.
+    """
+    data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    budgets = _budgets(data["budget"])
+    if not data.get("strategy") or not data.get("benchmark"):
+        raise UserError("Choose at least one strategy and one benchmark.")
+    if data["limit"] is not None and (not isinstance(data["limit"], int) or data["limit"] < 1):
+        raise UserError(f"limit={data['limit']} is no number of documents; give 1 or more.")
+    strategies: dict[str, Strategy] = {
+        name: instantiate(settings) for name, settings in data["strategy"].items()
+    }
+    if data["vanilla"] and "vanilla" not in strategies:
+        strategies = {"vanilla": _vanilla(), **strategies}
+    full = data["model"]["visual_tokens"]
+    for budget in budgets:
+        if budget > full:
+            raise UserError(
+                f"budget={budget} is more than the {full} visual tokens of model "
+                f"'{data['model']['name']}'. Choose 1 to {full}; strategy=vanilla keeps all."
+            )
+    identity = model_identity(data["model"])
+    cells = []
+    for benchmark, settings in data["benchmark"].items():
+        if data["protocol"] not in settings["protocols"]:
+            raise UserError(
+                f"Benchmark '{benchmark}' has no protocol '{data['protocol']}'. "
+                f"Known: {', '.join(settings['protocols'])}."
+            )
+        context = {
+            "model": identity,
+            "protocol": {"name": data["protocol"], **settings["protocols"][data["protocol"]]},
+            "suite": suite_identity(data["suite"], benchmark, settings),
+            "limit": data["limit"],
+            "lmms_eval": importlib.metadata.version("lmms-eval"),
+        }
+        for name, strategy in strategies.items():
+            _check_needs(name, strategy, data["model"])
+            chosen = budgets if getattr(strategy, "budgeted", True) else [full]
+            cells += [Cell(name, strategy, budget, benchmark, context) for budget in chosen]
+    order = {"vanilla": 0}
+    cells.sort(key=lambda cell: order.get(cell.strategy_name, 1))
+    return Run(data, cells, Path(data["results"]) / data["name"])
+
+
+def _budgets(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    for budget in values:
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise UserError(
+                f"budget={budget} is impossible: a budget is the number of visual tokens kept per "
+                "image, 1 or more, e.g. budget=64 or budget=[32,64,128]."
+            )
+    if not values:
+        raise UserError("budget=[] leaves nothing to do; give e.g. budget=[32,64,128].")
+    return sorted(set(values), reverse=True)
+
+
+def _vanilla() -> Strategy:
+    from agilepruner.strategies.baseline.vanilla import Vanilla
+
+    return Vanilla()
+
+
+def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> None:
+    """Say before anything is loaded that a model lacks what a strategy reads."""
+    lacking = sorted(set(strategy.needs) - set(model["provides"]))
+    if lacking:
+        reasons = model.get("lacks") or {}
+        why = "; ".join(reasons[need] for need in lacking if need in reasons)
+        raise UserError(
+            f"Strategy '{name}' needs {', '.join(lacking)}, which model '{model['name']}' does not "
+            f"have{f' ({why})' if why else ''}. Choose another strategy or model."
+        )
+
+
+def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model changes answers: weights, revision, dtype, attention, prompt, preprocessing.
+
+    Raises:
+        UserError: the path looks like a directory and is none.
+    """
+    settings = {k: v for k, v in model["load"].items() if k not in {"_target_", "path", "device"}}
+    path = Path(model["load"]["path"])
+    if path.is_dir():
+        weights = directory_digest(path, MODEL_FILES)
+    elif path.is_absolute() or model["load"]["path"].startswith("."):
+        raise UserError(f"The model directory {path} does not exist. Set model.load.path.")
+    else:
+        weights = model["load"]["path"]
+    return {
+        "name": model["name"],
+        "weights": weights,
+        "max_new_tokens": model["max_new_tokens"],
+        **settings,
+    }
+
+
+def suite_identity(
+    suite: Mapping[str, Any], benchmark: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What of a suite changes answers: the documents of the benchmark.
+
+    Raises:
+        UserError: the suite has no such file.
+    """
+    if suite["kind"] == "hub":
+        return {"kind": "hub", **settings["hub"]}
+    directory = Path(suite["directory"])
+    if not directory.is_dir():
+        raise UserError(f"The suite directory {directory} does not exist. Set suite.directory.")
+    file = directory / f"{benchmark}.parquet"
+    if not file.exists():
+        have = sorted(path.stem for path in directory.glob("*.parquet"))
+        raise UserError(
+            f"Suite '{suite['name']}' has no documents for '{benchmark}' ({file} does not exist). "
+            f"It has: {', '.join(have) or 'nothing'}."
+        )
+    return {"kind": "directory", "documents": file_digest(file)}
+
+
+@contextmanager
+def _lock(directory: Path, rank: int) -> Iterator[None]:
+    """One writer per results directory and rank."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / f".lock.{rank}", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another run is writing to {directory}. Wait for it, or choose another directory "
+                "with name=..."
+            ) from None
+        yield
+
+
+def execute(run: Run) -> list[Row]:
+    """Answer and score every cell that is not done; return the rows of all cells.
+
+    Cells fail one by one: a failed cell has a row that says why, and the others go on.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    todo = [cell for cell in run.cells if run.row(cell) is None]
+    failures: dict[str, str] = {}
+    spent: dict[str, float] = defaultdict(float)
+    if todo:
+        started = time.perf_counter()
+        with _lock(run.directory, rank):
+            _execute(run, todo, failures, spent, rank, world)
+        _say_where_time_went(spent, time.perf_counter() - started)
+    rows = []
+    for cell in run.cells:
+        row = run.row(cell) or read_row(run.folder(cell) / "row.json")
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _execute(
+    run: Run,
+    todo: list[Cell],
+    failures: dict[str, str],
+    spent: dict[str, float],
+    rank: int,
+    world: int,
+) -> None:
+    from agilepruner.runner.grid import Grid
+    from agilepruner.runner.progress import Progress
+    from evals import tasks
+
+    config = run.config
+    clock = time.perf_counter()
+    log.info("loading lmms-eval and model '%s'", config["model"]["name"])
+    tasks.import_lmms_eval()
+    benchmarks = {}
+    for name in dict.fromkeys(cell.benchmark for cell in todo):
+        benchmarks[name] = tasks.load(
+            name, config["benchmark"][name], config["suite"], config["protocol"], config["limit"]
+        )
+    adapter = load_model(config["model"])
+    spent["load"] += time.perf_counter() - clock
+    total = sum(len(benchmarks[cell.benchmark].documents) for cell in todo)
+    with Progress(total if world == 1 else math.ceil(total / world), len(todo)) as progress:
+        for name, benchmark in benchmarks.items():
+            cells = [cell for cell in todo if cell.benchmark == name]
+            journals = {cell.id: Journal(run.folder(cell), rank) for cell in cells}
+            grid = Grid(
+                adapter,
+                benchmark,
+                cells,
+                journals,
+                images_per_window=config["images_per_window"],
+                batch_size=config["batch_size"],
+                most_new_tokens=config["model"]["max_new_tokens"],
+                rank=rank,
+                world_size=world,
+                on_progress=progress.documents,
+            )
+            progress.benchmark(config["benchmark"][name]["label"])
+            grid.run()
+            for part, seconds in grid.seconds.items():
+                spent[part] += seconds
+            clock = time.perf_counter()
+            for cell in cells:
+                _finish(run, cell, benchmark, adapter, journals[cell.id].read(), world)
+                progress.cell_done()
+            spent["score"] += time.perf_counter() - clock
+
+
+def load_model(model: Mapping[str, Any]) -> Any:
+    """Instantiate the adapter of a model config."""
+    settings = {k: v for k, v in model["load"].items() if k != "_target_"}
+    return get_method(model["load"]["_target_"])(**settings)
+
+
+def _finish(
+    run: Run, cell: Cell, benchmark: Any, adapter: Any, entries: Mapping[int, Entry], world: int
+) -> None:
+    """Score a complete journal and write the row; with other ranks at work, leave it to the last."""
+    from evals.scoring import score
+
+    errors = {doc: entry.error for doc, entry in entries.items() if entry.error}
+    missing = [d.index for d in benchmark.documents if d.index not in entries]
+    if missing and not errors and world > 1:
+        return
+    row = blank_row(run, cell, adapter.full, environment(adapter))
+    started = time.perf_counter()
+    try:
+        if errors:
+            doc, cause = next(iter(errors.items()))
+            raise _CellFailed(f"{len(errors)} of {len(entries)} failed; document {doc}: {cause}")
+        answers = {doc: entry.answer or "" for doc, entry in entries.items()}
+        scores = score(benchmark, answers, exact_words=run.config["suite"]["kind"] == "embedded")
+        audit(cell, entries.values(), adapter.full)
+    except (UserError, _CellFailed, ValueError) as error:
+        write = {"status": "failed", "error": str(error), "failures": len(errors)}
+        log.error("%s at %d on %s failed: %s", row.label, cell.budget, row.benchmark_label, error)
+    else:
+        documents = [entries[d.index] for d in benchmark.documents]
+        write = {
+            "value": scores.value,
+            "scale": scores.scale,
+            "metrics": scores.metrics,
+            "scores": scores.units,
+            "clusters": scores.clusters,
+            "n": scores.n,
+            "notes": scores.notes,
+            "empty_answers": sum(not entry.answer for entry in documents),
+            **measures(documents, cell, adapter),
+        }
+        write["seconds"] |= {"score": round(time.perf_counter() - started, 4)}
+    fields = {**row.__dict__, **write}
+    write_row(run.folder(cell) / "row.json", Row(**fields))
+
+
+class _CellFailed(Exception):
+    """A document of the cell failed."""
+
+
+def audit(cell: Cell, entries: Any, full: int) -> None:
+    """Refuse a cell whose measured visual tokens are not what its budget promises.
+
+    Raises:
+        ValueError: with the document and both numbers.
+    """
+    if cell.strategy.merges or cell.strategy.family == "decoder":
+        return  # their counts are their own; the row shows them
+    for entry in entries:
+        if entry.visual != min(cell.budget, full):
+            raise ValueError(
+                f"document {entry.doc}: {entry.visual} visual tokens entered the language model, "
+                f"the budget is {cell.budget}"
+            )
+
+
+def blank_row(run: Run, cell: Cell, full: int, where: dict[str, Any]) -> Row:
+    """A row with everything but the scores."""
+    config = run.config
+    benchmark = config["benchmark"][cell.benchmark]
+    headline = benchmark["protocols"][config["protocol"]]["headline"]
+    return Row(
+        id=cell.id,
+        model=config["model"]["name"],
+        strategy=cell.strategy_name,
+        family=cell.strategy.family,
+        label=cell.strategy.label,
+        parameters=parameters(cell.strategy),
+        choice=cell.strategy.choice,
+        budget=cell.budget,
+        full=full,
+        benchmark=cell.benchmark,
+        benchmark_label=benchmark["label"],
+        protocol=config["protocol"],
+        suite=config["suite"]["name"],
+        status="done",
+        metric=headline["metric"],
+        higher_is_better=headline.get("higher_is_better", True),
+        scale=float(headline["scale"]),
+        environment=where,
+    )
+
+
+def measures(entries: Sequence[Entry], cell: Cell, adapter: Any) -> dict[str, Any]:
+    """Kept tokens, FLOPs, complexity and seconds of a cell, from its journal."""
+    from agilepruner.flops import Architecture, document_flops, selection_flops
+
+    layers = adapter.config.get_text_config().num_hidden_layers
+    per_layer = [e.visual if isinstance(e.visual, list) else [e.visual] * layers for e in entries]
+    entering = [visual[0] for visual in per_layer]
+    architecture = Architecture.from_config(adapter.config)
+    selection = selection_flops(cell.strategy, architecture, cell.budget)
+    known: dict[tuple, dict[str, float]] = {}
+    totals: dict[str, float] = defaultdict(float)
+    for entry, visual in zip(entries, per_layer):
+        key = (*visual, entry.text_tokens, entry.new_tokens)
+        if key not in known:
+            known[key] = document_flops(
+                architecture, visual, entry.text_tokens, entry.new_tokens, selection=selection
+            )
+        for part, value in known[key].items():
+            totals[part] += value
+    n = len(entries)
+    complexity = defaultdict(list)
+    seconds: dict[str, float] = defaultdict(float)
+    for entry in entries:
+        for name, value in (entry.complexity or {}).items():
+            complexity[name].append(value)
+        for part, value in (entry.seconds or {}).items():
+            seconds[part] += value
+    return {
+        "kept": {
+            "min": min(entering),
+            "mean": sum(entering) / n,
+            "max": max(entering),
+            "layer_mean": sum(sum(visual) / layers for visual in per_layer) / n,
+        },
+        "text_tokens": sum(entry.text_tokens for entry in entries) / n,
+        "new_tokens": sum(entry.new_tokens for entry in entries) / n,
+        "flops": {part: value / n for part, value in totals.items()},
+        "complexity": {name: sum(values) / len(values) for name, values in complexity.items()},
+        "seconds": {part: round(value, 4) for part, value in seconds.items()},
+    }
+
+
+def environment(adapter: Any) -> dict[str, Any]:
+    """Versions, hardware and numerics of this process."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "agilepruner": __version__,
+        "python": sys.version.split()[0],
+        **{name: importlib.metadata.version(name) for name in VERSIONS},
+        "hardware": gpu or f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
+        "threads": torch.get_num_threads(),
+        **adapter.environment,
+    }
+
+
+def _say_where_time_went(spent: Mapping[str, float], total: float) -> None:
+    known = sum(spent.values())
+    parts = [f"{name} {seconds:.1f}s" for name, seconds in spent.items() if seconds >= 0.05]
+    parts.append(f"other {max(0.0, total - known):.1f}s")
+    log.info("%.1f s: %s", total, ", ".join(parts))

@@ -1,0 +1,299 @@
+"""Answer the documents of one benchmark for many cells at once.
+
+Each image is decoded and encoded once, for all strategies and budgets. Every (document, cell) pair
+is one sequence; sequences of equal length are batched without padding. Answers are journaled batch by
+batch, so a kill costs what is in flight and no more.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from typing import Any
+
+import torch
+
+from agilepruner.complexity import attention_entropy, effective_rank
+from agilepruner.models.base import Adapter, Generation, Visual, split, stack
+from agilepruner.runner.cells import Cell
+from agilepruner.runner.journal import Entry, Journal
+from agilepruner.strategies.base import VisualTokens
+from evals.tasks import Benchmark, Document
+
+log = logging.getLogger(__name__)
+
+DEFAULT_NEW_TOKENS = 128  # where a task sets none (VizWiz, TextVQA); LLaVA's own scripts use it
+
+
+@dataclass
+class Image:
+    """One encoded image: its tokens, its documents and its complexity."""
+
+    tokens: VisualTokens
+    documents: list[Document]
+    encode_seconds: float
+    complexity: dict[str, float]
+
+
+@dataclass
+class Prompt:
+    """One prompt to be answered for one cell."""
+
+    cell: Cell
+    document: Document
+    prompt: list[int]
+    visual: Visual
+    complexity: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) - 1 + len(self.visual)
+
+
+@dataclass
+class Grid:
+    """The cells of one benchmark, answered together.
+
+    Attributes:
+        adapter: the loaded model. benchmark: its documents. cells: what to answer them with.
+        journals: one per cell.
+        images_per_window: images encoded and answered together; more give fuller batches.
+        batch_size: sequences per generation call.
+        most_new_tokens: the model's own cap on answers.
+        rank, world_size: this process answers every world_size-th image.
+        on_progress: called with the number of finished (document, cell) pairs.
+    """
+
+    adapter: Adapter
+    benchmark: Benchmark
+    cells: list[Cell]
+    journals: dict[str, Journal]
+    images_per_window: int = 32
+    batch_size: int = 32
+    most_new_tokens: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    on_progress: Callable[[int], Any] = lambda count: None
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _done: dict[str, set[int]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Answer whatever the journals do not hold yet."""
+        self._done = {
+            cell.id: {doc for doc, entry in self.journals[cell.id].read().items() if not entry.error}
+            for cell in self.cells
+        }
+        mine = list(self._groups())[self.rank :: self.world_size]
+        documents = [document for group in mine for document in group]
+        finished = sum(d.index in self._done[c.id] for c in self.cells for d in documents)
+        self.on_progress(finished)
+        for window in chunks(mine, self.images_per_window):
+            groups = [group for group in window if any(map(self._wanted, group))]
+            if groups:
+                self._answer(self._encode(groups))
+
+    def _groups(self) -> Iterator[list[Document]]:
+        """Documents by image, in order of first appearance."""
+        groups: dict[str, list[Document]] = defaultdict(list)
+        for document in self.benchmark.documents:
+            groups[document.image_key].append(document)
+        yield from groups.values()
+
+    def _wanted(self, document: Document) -> bool:
+        return any(self._open(cell, document) for cell in self.cells)
+
+    def _open(self, cell: Cell, document: Document) -> bool:
+        return cell.id not in self.failed and document.index not in self._done[cell.id]
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        return frozenset().union(*(cell.strategy.needs for cell in self.cells)) | {"attention"}
+
+    def _encode(self, groups: Sequence[list[Document]]) -> list[Image]:
+        """Decode and encode each image once. A picture that cannot be read fails its documents."""
+        started = time.perf_counter()
+        readable, pictures = [], []
+        for documents in groups:
+            try:
+                pictures.append(self.benchmark.image(documents[0]))
+                readable.append(documents)
+            except Exception as error:
+                self._fail(documents, self.cells, f"image cannot be read: {_cause(error)}")
+        needs = self._needs & self.adapter.provides
+        encoded: list[VisualTokens] = []
+        for chunk in chunks(pictures, 8):
+            encoded += self.adapter.encode(chunk, needs)
+        spent = time.perf_counter() - started
+        self.seconds["encode"] += spent
+        images = []
+        for documents, tokens in zip(readable, encoded):
+            share = spent / len(encoded) / len(self.cells) / len(documents)
+            images.append(Image(tokens, documents, share, {}))
+        started = time.perf_counter()
+        for same in _by_grid(images):
+            tokens = stack([image.tokens for image in same])
+            ranks = effective_rank(tokens.projected)
+            entropies = (
+                attention_entropy(tokens.attention) if tokens.attention is not None else None
+            )
+            start = 0
+            for image in same:
+                rows = slice(start, start := start + image.tokens.batch)
+                image.complexity["erank_input"] = float(ranks[rows].mean())
+                if entropies is not None:
+                    image.complexity["entropy"] = float(entropies[rows].mean())
+        self.seconds["complexity"] += time.perf_counter() - started
+        return images
+
+    def _answer(self, images: list[Image]) -> None:
+        prompts = [s for cell in self.cells for s in self._prompts(cell, images)]
+        # Composition depends on the plan alone, not on what a journal holds: a resumed run batches
+        # as the first one did, and its answers are the same to the last bit.
+        prompts.sort(key=lambda s: (s.length, s.document.index))
+        for _, same in groupby(prompts, key=lambda s: (s.length, self._limit(s.document))):
+            for batch in chunks(same, self.batch_size):
+                if any(self._open(s.cell, s.document) for s in batch):
+                    self._commit(self._generate(list(batch)))
+
+    def _prompts(self, cell: Cell, images: list[Image]) -> Iterator[Prompt]:
+        """Select for one cell on all images of the window, and build its prompts."""
+        if cell.id in self.failed:
+            return
+        started = time.perf_counter()
+        try:
+            chosen = self._select(cell, images)
+        except Exception as error:
+            log.debug("selection failed", exc_info=True)
+            documents = [document for image in images for document in image.documents]
+            self._fail(documents, [cell], f"selection failed: {_cause(error)}")
+            return
+        spent = time.perf_counter() - started
+        self.seconds["select"] += spent
+        total = sum(len(image.documents) for image in images)
+        for image, (visual, rank) in zip(images, chosen):
+            complexity = {**image.complexity, "erank_kept": rank}
+            seconds = {"encode": image.encode_seconds, "select": spent / total}
+            for document in image.documents:
+                prompt = self.adapter.tokenize(document.question)
+                yield Prompt(cell, document, prompt, visual, complexity, dict(seconds))
+
+    def _select(self, cell: Cell, images: list[Image]) -> list[tuple[Visual, float]]:
+        """Per image: what the language model sees, and the effective rank of it."""
+        chosen: dict[int, tuple[Visual, float]] = {}
+        for same in _by_grid(images):
+            tokens = stack([image.tokens for image in same])
+            selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
+            sizes = [image.tokens.batch for image in same]
+            visuals = [
+                self.adapter.embed(image.tokens, part)
+                for image, part in zip(same, split(selection, sizes))
+            ]
+            for image, visual, rank in zip(same, visuals, ranks_of(visuals)):
+                chosen[id(image)] = visual, rank
+        return [chosen[id(image)] for image in images]
+
+    def _limit(self, document: Document) -> int:
+        wanted = document.max_new_tokens or DEFAULT_NEW_TOKENS
+        return min(wanted, self.most_new_tokens or wanted)
+
+    def _generate(
+        self, batch: list[Prompt]
+    ) -> list[tuple[Prompt, Generation | None, str, float]]:
+        """Answer a batch; after an error, each sequence alone, to fail only those that must."""
+        started = time.perf_counter()
+        try:
+            answers: list[Generation | None] = list(
+                self.adapter.generate(
+                    [s.prompt for s in batch],
+                    [s.visual for s in batch],
+                    self._limit(batch[0].document),
+                )
+            )
+            errors = [""] * len(batch)
+        except Exception as error:
+            if len(batch) > 1:
+                log.warning("a batch of %d failed (%s); one by one now", len(batch), _cause(error))
+                half = len(batch) // 2
+                return self._generate(batch[:half]) + self._generate(batch[half:])
+            log.debug("generation failed", exc_info=True)
+            answers, errors = [None], [f"generation failed: {_cause(error)}"]
+        spent = time.perf_counter() - started
+        self.seconds["generate"] += spent
+        share = spent / len(batch)
+        return [(s, a, e, share) for s, a, e in zip(batch, answers, errors)]
+
+    def _commit(
+        self, results: list[tuple[Prompt, Generation | None, str, float]]
+    ) -> None:
+        """Journal what is new, one append per cell, and say so."""
+        entries: dict[str, list[Entry]] = defaultdict(list)
+        for sequence, answer, error, spent in results:
+            cell, document = sequence.cell, sequence.document
+            if not self._open(cell, document):
+                continue
+            seconds = {k: round(v, 6) for k, v in (sequence.seconds | {"generate": spent}).items()}
+            if answer is None:
+                entries[cell.id].append(Entry(document.index, error=error, seconds=seconds))
+                self.failed.setdefault(cell.id, f"document {document.index}: {error}")
+                continue
+            layers = list(answer.visual)
+            entries[cell.id].append(
+                Entry(
+                    doc=document.index,
+                    answer=cut(answer.text, document.stop),
+                    text_tokens=len(sequence.prompt) - 1,
+                    new_tokens=answer.new_tokens,
+                    visual=layers[0] if len(set(layers)) == 1 else layers,
+                    complexity={k: round(v, 4) for k, v in sequence.complexity.items()},
+                    seconds=seconds,
+                )
+            )
+            self._done[cell.id].add(document.index)
+        started = time.perf_counter()
+        for cell_id, new in entries.items():
+            self.journals[cell_id].append(new)
+        self.seconds["journal"] += time.perf_counter() - started
+        self.on_progress(sum(map(len, entries.values())))
+
+    def _fail(self, documents: Sequence[Document], cells: Sequence[Cell], why: str) -> None:
+        for cell in cells:
+            new = [Entry(d.index, error=why) for d in documents if self._open(cell, d)]
+            if new:
+                self.journals[cell.id].append(new)
+                self.failed[cell.id] = f"document {new[0].doc}: {why}"
+
+
+def ranks_of(visuals: Sequence[Visual]) -> list[float]:
+    """Effective rank of the tokens that each prompt shows, batched where counts agree."""
+    if len({len(visual) for visual in visuals}) == 1:
+        return effective_rank(torch.stack([visual.embeds for visual in visuals])).tolist()
+    return [float(effective_rank(visual.embeds[None])) for visual in visuals]
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive lists of at most ``size`` items."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:300]
+
+
+def _by_grid(images: list[Image]) -> Iterator[list[Image]]:
+    """Images whose tokens can be stacked."""
+    groups: dict[tuple[int, int], list[Image]] = defaultdict(list)
+    for image in images:
+        groups[image.tokens.grid].append(image)
+    yield from groups.values()

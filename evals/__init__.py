@@ -1,0 +1,1 @@
+"""Benchmarks: lmms-eval's tasks, their documents, and scoring by replay."""

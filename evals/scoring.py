@@ -1,0 +1,121 @@
+"""Score a cell by replaying its journal through lmms-eval's own per-document and aggregate code.
+
+No model is needed: rescoring is seconds. Equal to ``lmms_eval.evaluator.evaluate`` (tested), without
+its habit of losing every task of a call to one bad document.
+"""
+
+import math
+import tempfile
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from evals.chair import language_data
+from evals.tasks import Benchmark, quiet, resolve, unit_of
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a benchmark says of a list of answers.
+
+    Attributes:
+        metric: name of the headline metric. value: in table units. scale: its maximum.
+        metrics: every finite metric, in lmms-eval's own units.
+        units: one number per unit (document, MME pair, MMBench question), higher is better; None
+            where the benchmark has no such thing. clusters: the image of each.
+        n: documents scored. notes: what a reader must know.
+    """
+
+    metric: str
+    value: float
+    scale: float
+    higher_is_better: bool
+    metrics: dict[str, float]
+    units: list[float]
+    clusters: list[str]
+    n: int
+    notes: list[str]
+
+
+def score(benchmark: Benchmark, answers: Mapping[int, str], exact_words: bool) -> Scores:
+    """Score ``answers`` (document index -> text), which must cover every document.
+
+    Args:
+        benchmark: the loaded benchmark.
+        answers: one answer per document; an empty string is an answer, a missing one is not.
+        exact_words: the suite's captions use a closed vocabulary (CHAIR's stand-in is exact).
+
+    Raises:
+        ValueError: a document has no answer, or the headline metric cannot be computed.
+        UserError: CHAIR's language data is missing.
+    """
+    holes = [d.index for d in benchmark.documents if d.index not in answers]
+    if holes:
+        raise ValueError(f"{len(holes)} documents have no answer (first: {holes[:5]})")
+    task, notes = benchmark.task, []
+    items: dict[str, list[Any]] = defaultdict(list)
+    per_unit: dict[Any, list[tuple[dict[str, Any], str]]] = defaultdict(list)
+    needs_words = benchmark.config.get("needs_language_data", False)
+    words = language_data(allow_stand_in=exact_words) if needs_words else nullcontext("")
+    with words as source, quiet():
+        if source == "stand-in":
+            notes.append("CHAIR words by the built-in stand-in for NLTK data")
+        for document in benchmark.documents:
+            record = benchmark.record(document.index)
+            unit = unit_of(record, benchmark.config.get("unit"), document.index)
+            result = type(task).process_results.__wrapped__(task, record, [answers[document.index]])
+            per_unit[unit].append((result, document.image_key))
+            for name, item in result.items():
+                if name in task.aggregation():
+                    items[name].append(item)
+        metrics = {}
+        for name, aggregate in task.aggregation().items():
+            if items[name]:
+                value = _aggregate(aggregate, items[name])
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    metrics[name] = float(value)
+        units = [_unit_score(benchmark, [r for r, _ in group]) for group in per_unit.values()]
+    headline = benchmark.protocol["headline"]
+    parts = headline["sum"] if "sum" in headline else [headline["metric"]]
+    present = [part for part in parts if part in metrics]
+    if not present:
+        raise ValueError(f"no score: lmms-eval gave no finite value for {', '.join(parts)}")
+    scale = float(headline["scale"])
+    if "scale_per" in headline:
+        column = task.dataset_no_image[benchmark.split][headline["scale_per"]]
+        scale *= len({column[d.index] for d in benchmark.documents})
+    return Scores(
+        metric=headline["metric"],
+        value=sum(metrics[part] for part in present) * headline.get("multiplier", 1),
+        scale=scale,
+        higher_is_better=headline.get("higher_is_better", True),
+        metrics=metrics,
+        units=units,
+        clusters=[group[0][1] for group in per_unit.values()],
+        n=len(benchmark.documents),
+        notes=notes,
+    )
+
+
+def _aggregate(aggregate: Any, items: list[Any]) -> Any:
+    if "args" not in signature(aggregate).parameters:
+        return aggregate(items)
+    with tempfile.TemporaryDirectory() as folder:  # MMBench writes a file of details
+        return aggregate(items, args=Namespace(output_path=folder))
+
+
+def _unit_score(benchmark: Benchmark, results: list[dict[str, Any]]) -> float:
+    """One unit's score: mean of its documents' headline items, or the config's own function."""
+    if "unit_score" in benchmark.protocol:
+        name = benchmark.protocol["headline"]["metric"]
+        return float(resolve(benchmark.protocol["unit_score"])([r[name] for r in results]))
+    values = []
+    headline = benchmark.protocol["headline"]["metric"]
+    for result in results:
+        item = result[headline] if headline in result else next(iter(result.values()))
+        values.append(float(item["score"] if isinstance(item, dict) else item))
+    return sum(values) / len(values)

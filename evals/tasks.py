@@ -1,0 +1,241 @@
+"""lmms-eval task objects over any suite, and their documents.
+
+The task code (prompts, answer parsing, aggregation) is lmms-eval's own, taken from the YAML files it
+ships; a benchmark config only says which file, which metric is the headline, and what to override.
+"""
+
+import contextlib
+import copy
+import hashlib
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from agilepruner.errors import UserError
+from agilepruner.torchvision import hide_if_broken
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = Path(__file__).parent / "suite" / "data"
+OWN_TASKS = Path(__file__).parent / "task_variants"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One question about one image.
+
+    Attributes:
+        index: position in the task's split: the document's identity in a journal.
+        question: the prompt text that lmms-eval's task renders.
+        image_key: equal for documents that show the same image.
+        max_new_tokens: the task's limit, None where it sets none.
+        stop: the answer ends before the first of these strings.
+    """
+
+    index: int
+    question: str
+    image_key: str
+    max_new_tokens: int | None
+    stop: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A loaded benchmark: its lmms-eval task and the documents to answer.
+
+    Attributes:
+        name: config name. config: the benchmark config. protocol: the protocol's part of it.
+        task: lmms-eval's ``ConfigurableTask``. split: the split that is scored.
+        documents: in split order, after the limit. version: digest of data and prompts.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    task: Any
+    split: str
+    documents: list[Document]
+    version: str
+
+    def image(self, document: Document) -> Image.Image:
+        """Decode the document's image through the task's own ``doc_to_visual``."""
+        visuals = self.task.doc_to_visual(self.task.dataset[self.split][document.index])
+        if len(visuals) != 1:
+            raise ValueError(f"document {document.index} shows {len(visuals)} images, expected 1")
+        return visuals[0]
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The document's columns without its image, fresh (scorers change them in place)."""
+        return copy.deepcopy(self.task.dataset_no_image[self.split][index])
+
+
+@contextlib.contextmanager
+def quiet():
+    """lmms-eval prints to stdout and changes process-wide settings; keep both to itself."""
+    with (
+        warnings.catch_warnings(),
+        open(os.devnull, "w", encoding="utf-8") as sink,
+        contextlib.redirect_stdout(sink),
+    ):
+        yield
+
+
+def import_lmms_eval() -> tuple[Any, Any]:
+    """lmms-eval's task class and YAML loader, with its import side effects contained."""
+    hide_if_broken()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with quiet():
+        from lmms_eval.api.task import ConfigurableTask
+        from lmms_eval.utils import load_yaml_config
+    from loguru import logger
+    from tenacity import stop_after_attempt
+
+    logger.remove()
+    logger.add(sys.stderr, level="ERROR")
+    # Failing twice is failing: no five attempts two seconds apart.
+    for method in (ConfigurableTask.download, ConfigurableTask.process_results):
+        method.retry.stop = stop_after_attempt(1)  # type: ignore[attr-defined]
+    return ConfigurableTask, load_yaml_config
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """A function given as ``package.module.name``."""
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapping[str, Any]]:
+    """The lmms-eval config of a benchmark under a protocol, and the protocol's part.
+
+    Raises:
+        UserError: the benchmark has no such protocol.
+    """
+    if protocol not in benchmark["protocols"]:
+        raise UserError(
+            f"Benchmark '{benchmark['label']}' has no protocol '{protocol}'. "
+            f"Known: {', '.join(benchmark['protocols'])}."
+        )
+    chosen = benchmark["protocols"][protocol]
+    _, load_yaml_config = import_lmms_eval()
+    import lmms_eval
+
+    shipped = Path(lmms_eval.__file__).parent / "tasks" / chosen["task"]
+    path = shipped if shipped.exists() else OWN_TASKS / chosen["task"]
+    with quiet():
+        config = load_yaml_config(str(path), mode="full")
+    config.update(copy.deepcopy(dict(chosen.get("overrides", {}))))
+    if "process_results" in chosen:
+        config["process_results"] = resolve(chosen["process_results"])
+    metrics = [m for m in config["metric_list"] if m["metric"] != "submission"]
+    replaced = chosen.get("aggregations", {})
+    known = {metric["metric"]: metric for metric in metrics}
+    for name, aggregation in replaced.items():
+        entry = known.setdefault(name, {"metric": name, "higher_is_better": True})
+        entry["aggregation"] = aggregation if "." not in aggregation else resolve(aggregation)
+    config["metric_list"] = list(known.values())
+    return config, chosen
+
+
+def load(
+    name: str,
+    benchmark: Mapping[str, Any],
+    suite: Mapping[str, Any],
+    protocol: str,
+    limit: int | None = None,
+) -> Benchmark:
+    """Build the task over the suite's documents.
+
+    Args:
+        name: config name of the benchmark, and of its parquet file in a directory suite.
+        benchmark: the benchmark config.
+        suite: ``kind`` is embedded, hub or local; local has a ``directory``.
+        protocol: ``lmms`` or ``paper``.
+        limit: keep the first so many units (documents that are scored together: MME's pairs,
+            MMBench's rotations); None keeps all.
+
+    Raises:
+        UserError: unknown protocol, missing file, or a size that is not the benchmark's.
+    """
+    task_class, _ = import_lmms_eval()
+    config, chosen = task_config(benchmark, protocol)
+    split = config.get("test_split") or config["validation_split"]
+    version = hashlib.sha256()
+    if suite["kind"] == "hub":
+        hub = benchmark["hub"]
+        config.update(dataset_path=hub["path"], dataset_name=hub.get("name"))
+        version.update(repr(sorted(hub.items())).encode())
+    else:
+        directory = EMBEDDED if suite["kind"] == "embedded" else Path(suite["directory"])
+        file = directory / f"{name}.parquet"
+        if not file.exists():
+            raise UserError(
+                f"The suite has no documents for '{name}': {file} does not exist. Choose another "
+                "benchmark, or build a suite with `python scripts/build_suite.py --help`."
+            )
+        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+        config.update(
+            dataset_path="parquet",
+            dataset_name=None,
+            dataset_kwargs={"data_files": {split: str(file)}},
+        )
+        config["process_docs"] = None
+        version.update(file.read_bytes())
+    with quiet():
+        task = task_class(config=config)
+        task.build_all_requests()
+    total = len(task.dataset[split])
+    if suite["kind"] == "hub" and total != benchmark["hub"]["size"]:
+        raise UserError(
+            f"{benchmark['label']}: split '{split}' has {total} documents, the benchmark has "
+            f"{benchmark['hub']['size']}. The data set changed; scores would not compare."
+        )
+    keys = image_keys(task.dataset[split], benchmark.get("image_id"))
+    wanted = first_units(task.dataset_no_image[split], benchmark.get("unit"), limit)
+    documents = []
+    for instance in task.instances:
+        question, settings, *_ = instance.args
+        index = instance.doc_id
+        if index in wanted:
+            stop = settings.get("until") or []
+            stop = (stop,) if isinstance(stop, str) else tuple(stop)
+            limit_tokens = settings.get("max_new_tokens")
+            documents.append(Document(index, question, keys[index], limit_tokens, stop))
+            version.update(repr((index, question, limit_tokens, stop)).encode())
+    return Benchmark(name, benchmark, chosen, task, split, documents, version.hexdigest()[:16])
+
+
+def image_keys(dataset: Any, image_id: str | None) -> list[str]:
+    """One key per document, equal for equal images: a column's value, or the encoded bytes' hash."""
+    if image_id is not None and image_id in dataset.column_names:
+        return [str(value) for value in dataset[image_id]]
+    from datasets import Image as ImageFeature
+
+    raw = dataset.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+    return [hashlib.sha256(row["image"]["bytes"]).hexdigest()[:24] for row in raw]
+
+
+def unit_of(record: Mapping[str, Any], unit: str | None, index: int) -> Any:
+    """What is scored together: a column's value, MMBench's question, or the document itself."""
+    if unit is None:
+        return index
+    return record["index"] % 1_000_000 if unit == "mmbench" else record[unit]
+
+
+def first_units(dataset: Any, unit: str | None, limit: int | None) -> set[int]:
+    """Indices of the documents of the first ``limit`` units."""
+    if limit is None:
+        return set(range(len(dataset)))
+    if unit is None:
+        return set(range(min(limit, len(dataset))))
+    column = dataset["index" if unit == "mmbench" else unit]
+    units = [unit_of({"index": v} if unit == "mmbench" else {unit: v}, unit, 0) for v in column]
+    chosen = set(list(dict.fromkeys(units))[:limit])
+    return {i for i, value in enumerate(units) if value in chosen}
