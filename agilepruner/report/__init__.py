@@ -1,0 +1,8 @@
+"""Reports read rows and nothing else: tables, published numbers, statistics, dashboard, W&B.
+
+Nothing in here imports torch, so a report can be made where no model can run.
+"""
+
+from agilepruner.report.files import write_report
+
+__all__ = ["write_report"]

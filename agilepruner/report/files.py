@@ -1,0 +1,184 @@
+"""The files of a report: ``table.md``, ``cells.csv``, ``metrics.csv``, and what stands beside them.
+
+The same rows give the same bytes, whatever their order; only the CSV's timing columns (seconds)
+differ between two runs of the same cells.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agilepruner.report import published
+from agilepruner.report.lines import CHAIR, Column, Line, Table, build_tables
+from agilepruner.report.table import (
+    comparison_sheet,
+    cost_sheet,
+    main_sheet,
+    render_markdown,
+    render_text,
+)
+from agilepruner.runner.rows import Row, write_atomically
+
+KEPT = ("min", "mean", "max", "layer_mean")
+FLOPS = ("vision", "projector", "selection", "prefill", "decode", "total", "paper_macs")
+COMPLEXITY = ("erank_input", "erank_kept", "entropy")
+SECONDS = ("encode", "select", "generate", "score")
+IDENTITY = ("model", "strategy", "family", "label")
+CELL_COLUMNS = (
+    *IDENTITY,
+    *("parameters", "choice", "budget", "full", "benchmark", "protocol", "suite", "status"),
+    *("metric", "value", "scale", "higher_is_better", "n", "relative_to_vanilla_percent"),
+    *(
+        "published_metric",
+        "published",
+        "published_as_printed",
+        "published_suspect",
+        "measured_minus_published",
+    ),
+    *(f"kept_{key}" for key in KEPT),
+    "text_tokens",
+    *(f"flops_{key}" if key != "paper_macs" else key for key in FLOPS),
+    *COMPLEXITY,
+    *("failures", "error", "cell"),
+    *(f"seconds_{key}" for key in SECONDS),
+)
+METRIC_COLUMNS = (
+    *IDENTITY,
+    *("parameters", "budget", "benchmark", "protocol", "suite", "metric", "value", "n", "cell"),
+)
+
+
+def write_report(rows: Iterable[Row], directory: Path, name: str) -> str:
+    """Write every file of the report and return the text for the terminal.
+
+    Args:
+        rows: finished and failed cells, in any order.
+        directory: made when absent.
+        name: title of the report.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    known = list(rows)
+    tables = build_tables(known)
+    write_atomically(directory / "table.md", markdown(tables, name))
+    write_atomically(directory / "cells.csv", cells_csv(tables))
+    write_atomically(directory / "metrics.csv", metrics_csv(tables))
+    return text(tables, name)
+
+
+def text(tables: Sequence[Table], name: str) -> str:
+    """The report for the terminal."""
+    if not tables:
+        return f"{name}: no rows yet\n"
+    parts = []
+    for table in tables:
+        parts.append(render_text(main_sheet(table, inline_spread=False)))
+        comparison = comparison_sheet(table)
+        if comparison:
+            parts.append(render_text(comparison))
+    return "\n".join([f"{name}\n", *parts])
+
+
+def markdown(tables: Sequence[Table], name: str) -> str:
+    """The report as Markdown: results, published numbers, cost."""
+    parts = [f"# {name}\n"]
+    for table in tables:
+        sheets = [main_sheet(table, inline_spread=True), comparison_sheet(table), cost_sheet(table)]
+        parts += [render_markdown(sheet) for sheet in sheets if sheet]
+    return "\n".join(parts) if tables else f"# {name}\n\nNo rows yet.\n"
+
+
+def _csv(columns: Sequence[str], records: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def cells_csv(tables: Sequence[Table]) -> str:
+    """One line per cell: identity, headline metric, audit."""
+    return _csv(
+        CELL_COLUMNS,
+        [
+            _cell_record(table, line, row)
+            for table in tables
+            for line in table.lines
+            for rows in line.rows.values()
+            for row in rows
+        ],
+    )
+
+
+def _headline(table: Table, row: Row) -> Column:
+    """The column of a row's headline metric."""
+    found = [c for c in table.columns if c.benchmark == row.benchmark]
+    return found[0] if found else CHAIR[0]
+
+
+def _cell_record(table: Table, line: Line, row: Row) -> dict[str, Any]:
+    done = row.status == "done"
+    base = table.base(_headline(table, row))
+    relative = 100 * row.value / base if done and row.value is not None and base else None
+    return {
+        **_identity(row),
+        "choice": row.choice,
+        "budget": row.budget,
+        "full": row.full,
+        "benchmark": row.benchmark,
+        "protocol": row.protocol,
+        "suite": row.suite,
+        "status": row.status,
+        "metric": row.metric,
+        "value": row.value,
+        "scale": row.scale,
+        "higher_is_better": row.higher_is_better,
+        "n": row.n,
+        "relative_to_vanilla_percent": relative,
+        **_published(table, line, row),
+        **{f"kept_{key}": row.kept.get(key) for key in KEPT},
+        "text_tokens": row.text_tokens,
+        **{f"flops_{key}": row.flops.get(key) for key in FLOPS if key != "paper_macs"},
+        "paper_macs": row.flops.get("paper_macs"),
+        **{key: row.complexity.get(key) for key in COMPLEXITY},
+        "failures": row.failures,
+        "error": row.error,
+        "cell": row.id,
+        **{f"seconds_{key}": row.seconds.get(key) for key in SECONDS},
+    }
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    parameters = json.dumps(row.parameters, sort_keys=True, ensure_ascii=False)
+    return {key: getattr(row, key) for key in IDENTITY} | {"parameters": parameters}
+
+
+def _published(table: Table, line: Line, row: Row) -> dict[str, Any]:
+    """The (first) published number of a row's benchmark, where there is one."""
+    for number in published.of_line(table, line, row.benchmark)[:1]:
+        value = published.measured(row, number.metric)
+        return {
+            "published_metric": number.metric,
+            "published": number.value,
+            "published_as_printed": number.printed,
+            "published_suspect": number.suspect,
+            "measured_minus_published": None if value is None else value - number.value,
+        }
+    return {}
+
+
+def metrics_csv(tables: Sequence[Table]) -> str:
+    """One line per cell and metric."""
+    records = []
+    for table in tables:
+        for row in table.rows:
+            for metric, value in sorted(row.metrics.items()):
+                records.append(
+                    _identity(row)
+                    | {key: getattr(row, key) for key in ("budget", "benchmark", "protocol")}
+                    | {"suite": row.suite, "metric": metric, "value": value, "n": row.n}
+                    | {"cell": row.id}
+                )
+    return _csv(METRIC_COLUMNS, records)

@@ -1,0 +1,375 @@
+"""Rows arranged as a table: one line per strategy and budget, one column per benchmark.
+
+A table holds one model, suite and protocol, and is made of groups: vanilla first, then one group
+per budget, largest first. Everything else in the report (renderings, differences, dashboard) reads
+these objects, so that a number has one definition.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite
+from statistics import mean, stdev
+from typing import Any
+
+from agilepruner.runner.rows import Row
+
+VANILLA = "vanilla"
+SEED = "seed"
+FAMILY_ORDER = ("baseline", "decoder", "attention", "diversity", "adaptive")
+BENCHMARK_ORDER = (
+    "vqav2",
+    "gqa",
+    "vizwiz",
+    "scienceqa",
+    "textvqa",
+    "chartqa",
+    "ai2d",
+    "ocrbench",
+    "pope",
+    "mme",
+    "mmbench_en",
+    "mmbench_cn",
+    "chair",
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers.
+
+    Attributes:
+        benchmark: name of its config.
+        metric: key of ``Row.metrics``; empty for the headline value.
+        title: what the table prints, without the arrow.
+        better: 1 when higher is better, -1 when lower is, 0 when neither.
+        digits: decimals printed.
+    """
+
+    benchmark: str
+    metric: str
+    title: str
+    better: int
+    digits: int
+
+    @property
+    def heading(self) -> str:
+        """The title with its arrow."""
+        return self.title + {1: "↑", -1: "↓", 0: ""}[self.better]
+
+    def value(self, row: Row) -> float | None:
+        """This column's number of a row; None when the row does not have it."""
+        value = row.metrics.get(self.metric) if self.metric else row.value
+        return value if value is not None and isfinite(value) else None
+
+
+# CHAIR prints four numbers (lmms-eval's keys, percent; Len counts tokens); none is in the Average.
+CHAIR = (
+    Column("chair", "coco_cap_chair_s", "Cs", -1, 1),
+    Column("chair", "coco_cap_chair_i", "Ci", -1, 1),
+    Column("chair", "coco_cap_recall", "Recall", 1, 1),
+    Column("chair", "chair_len", "Len", 0, 1),
+)
+AVERAGE = Column("average", "", "Average", 1, 2)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a table shows at one line and column.
+
+    Attributes:
+        status: ``done``, ``failed`` or ``missing``.
+        value: the number, mean over seeds; None unless done.
+        spread: standard deviation over seeds; None with one seed.
+    """
+
+    status: str
+    value: float | None = None
+    spread: float | None = None
+
+    def text(self, digits: int, with_spread: bool = False) -> str:
+        """The printed number, ``failed`` or a dash."""
+        if self.value is None:
+            return "failed" if self.status == "failed" else "–"
+        spread = f" ±{self.spread:.{digits}f}" if with_spread and self.spread is not None else ""
+        return f"{self.value:.{digits}f}{spread}"
+
+
+MISSING = Cell("missing")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One strategy at one budget: its rows by benchmark, one per seed.
+
+    Attributes:
+        strategy: config name. family: its class of method.
+        label: printed name, with the parameters that tell it from others of the same name.
+        parameters: hyper-parameters without the seed.
+        budget: visual tokens kept per image.
+        rows: benchmark -> rows, ordered by seed.
+    """
+
+    strategy: str
+    family: str
+    label: str
+    parameters: dict[str, Any]
+    budget: int
+    rows: dict[str, list[Row]]
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds that the fullest cell has."""
+        return max(len(rows) for rows in self.rows.values())
+
+    @property
+    def choice(self) -> str:
+        """What we chose where the paper is silent."""
+        return next((r.choice for rows in self.rows.values() for r in rows if r.choice), "")
+
+    def cell(self, column: Column) -> Cell:
+        """The number of a benchmark: mean and spread over seeds, failed if any seed failed."""
+        rows = self.rows.get(column.benchmark, [])
+        if any(row.status != "done" for row in rows):
+            return Cell("failed")
+        return _over_seeds([column.value(row) for row in rows])
+
+    def audit(self, name: str, key: str) -> float | None:
+        """Mean over the line's done rows of one audit number, e.g. ``("flops", "total")``."""
+        rows = [row for rows in self.rows.values() for row in rows if row.status == "done"]
+        values = [getattr(row, name).get(key) for row in rows]
+        known = [value for value in values if value is not None]
+        return mean(known) if known else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The lines that keep the same number of tokens."""
+
+    budget: int
+    heading: str
+    lines: list[Line]
+
+    def best(self, column: Column, cells: Sequence[Cell]) -> int | None:
+        """Index of the line with the best printed number; None when shared or alone."""
+        printed = [
+            column.better * round(cell.value, column.digits) if cell.value is not None else None
+            for cell in cells
+        ]
+        known = [value for value in printed if value is not None]
+        if not column.better or len(known) < 2 or known.count(max(known)) > 1:
+            return None
+        return printed.index(max(known))
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of one model, suite and protocol.
+
+    Attributes:
+        full: visual tokens per image before pruning.
+        columns: benchmark columns in the paper's order, CHAIR's last.
+        vanilla: the unpruned line; None when it was not run.
+        groups: vanilla (when there) and the budgets, largest first.
+        duplicates: sentences on rows that were left out because another claims the same cell.
+    """
+
+    model: str
+    suite: str
+    protocol: str
+    full: int
+    columns: list[Column]
+    vanilla: Line | None
+    groups: list[Group]
+    duplicates: list[str]
+
+    @property
+    def name(self) -> str:
+        """Model, suite and protocol in one string."""
+        return f"{self.model} · suite {self.suite} · protocol {self.protocol}"
+
+    @property
+    def lines(self) -> list[Line]:
+        """Every line, in the order of the groups."""
+        return [line for group in self.groups for line in group.lines]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every row, in the order of the table."""
+        return [row for line in self.lines for rows in line.rows.values() for row in rows]
+
+    @property
+    def averaged(self) -> list[Column]:
+        """Columns of the Average: the headlines where higher is better, so never CHAIR."""
+        return [c for c in self.columns if not c.metric and c.better == 1]
+
+    @property
+    def chair(self) -> list[Column]:
+        """CHAIR's columns, where there are any."""
+        return [c for c in self.columns if c.benchmark == "chair"]
+
+    def relative(self, line: Line, column: Column) -> float | None:
+        """Percent of the vanilla value (mean over seeds)."""
+        own, base = line.cell(column).value, self.base(column)
+        return 100 * own / base if own is not None and base else None
+
+    def base(self, column: Column) -> float | None:
+        """The vanilla value of a column."""
+        return self.vanilla.cell(column).value if self.vanilla else None
+
+    def average(self, line: Line) -> Cell:
+        """Mean over the averaged columns of 100 x value / vanilla value, mean over seeds.
+
+        Missing when vanilla or the line lacks one of the columns: an average over other columns
+        could not be compared.
+        """
+        if any(line.cell(column).status == "failed" for column in self.averaged):
+            return Cell("failed")
+        per_seed = [self._average_of_seed(line, seed) for seed in range(line.seeds)]
+        return _over_seeds(per_seed)
+
+    def _average_of_seed(self, line: Line, seed: int) -> float | None:
+        values = {
+            c.benchmark: c.value(line.rows[c.benchmark][seed])
+            for c in self.averaged
+            if seed < len(line.rows.get(c.benchmark, []))
+        }
+        bases = {c.benchmark: self.base(c) for c in self.averaged}
+        return relative_average(values, bases)
+
+
+def _over_seeds(values: Sequence[float | None]) -> Cell:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return MISSING
+    return Cell("done", mean(known), stdev(known) if len(known) > 1 else None)
+
+
+def relative_average(
+    values: Mapping[str, float | None], vanilla: Mapping[str, float | None]
+) -> float | None:
+    """100 x mean over benchmarks of value / vanilla value, as the paper's Average column.
+
+    None unless there is a value for every benchmark of ``vanilla``.
+    """
+    ratios = []
+    for benchmark, base in vanilla.items():
+        value = values.get(benchmark)
+        if value is None or not base:
+            return None
+        ratios.append(value / base)
+    return 100 * mean(ratios) if ratios else None
+
+
+def build_tables(rows: Iterable[Row]) -> list[Table]:
+    """Arrange rows into one table per model, suite and protocol, in a fixed order."""
+    grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda r: r.id):
+        grouped[row.model, row.suite, row.protocol].append(row)
+    return [_build(key, grouped[key]) for key in sorted(grouped)]
+
+
+def _build(key: tuple[str, str, str], rows: list[Row]) -> Table:
+    columns = _columns(rows)
+    duplicates: list[str] = []
+    plain = [row for row in rows if row.strategy == VANILLA]
+    full = max(row.full for row in plain or rows)
+    pruned = sorted((row for row in rows if row.strategy != VANILLA), key=lambda r: -r.budget)
+    groups = []
+    if plain:
+        heading = f"All {full} tokens"
+        groups.append(Group(full, heading, _lines(plain, columns, duplicates)[:1]))
+    for budget, members in groupby(pruned, key=lambda r: r.budget):
+        heading = f"Retain {budget} tokens (↓ {100 * (1 - budget / full):.1f} %)"
+        groups.append(Group(budget, heading, _lines(list(members), columns, duplicates)))
+    vanilla = groups[0].lines[0] if plain else None
+    return Table(*key, full, columns, vanilla, groups, duplicates)
+
+
+def _columns(rows: list[Row]) -> list[Column]:
+    """One column per benchmark and CHAIR's four, those that any row has."""
+    by_benchmark = {row.benchmark: row for row in rows if row.status == "done"}
+    for row in rows:
+        by_benchmark.setdefault(row.benchmark, row)
+    columns = []
+    for name in sorted(by_benchmark, key=_benchmark_rank):
+        row = by_benchmark[name]
+        if name == "chair":
+            columns += [c for c in CHAIR if row.status != "done" or c.metric in row.metrics]
+            continue
+        better = 1 if row.higher_is_better else -1
+        digits = 0 if row.scale >= 500 else 1  # MME prints points, everything else percent
+        columns.append(Column(name, "", row.benchmark_label, better, digits))
+    return columns
+
+
+def _benchmark_rank(name: str) -> tuple[int, str]:
+    known = [i for i, prefix in enumerate(BENCHMARK_ORDER) if name.startswith(prefix)]
+    return (known[0] if known else len(BENCHMARK_ORDER) - 1, name)
+
+
+def _lines(rows: list[Row], columns: list[Column], duplicates: list[str]) -> list[Line]:
+    """The lines of one budget: by family, then label, then parameters."""
+    variants: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        variants[row.strategy, _identity(_without_seed(row.parameters))].append(row)
+    labels = _labels([members[0] for members in variants.values()])
+    order = {name: i for i, name in enumerate(dict.fromkeys(c.benchmark for c in columns))}
+    lines = []
+    for (strategy, _), members in variants.items():
+        first = members[0]
+        by_benchmark: dict[str, list[Row]] = defaultdict(list)
+        for row in sorted(members, key=lambda r: (order[r.benchmark], _seed(r), r.id)):
+            taken = by_benchmark[row.benchmark]
+            if taken and _seed(taken[-1]) == _seed(row):
+                duplicates.append(
+                    f"{first.label} at {row.budget}, {row.benchmark_label}: cells {taken[-1].id} "
+                    f"and {row.id} differ in more than this table shows; {taken[-1].id} is shown"
+                )
+                continue
+            taken.append(row)
+        label, parameters = labels[first.id], _without_seed(first.parameters)
+        lines.append(
+            Line(strategy, first.family, label, parameters, first.budget, dict(by_benchmark))
+        )
+    return sorted(lines, key=_line_rank)
+
+
+def _line_rank(line: Line) -> tuple[int, str, str]:
+    known = line.family in FAMILY_ORDER
+    family = FAMILY_ORDER.index(line.family) if known else len(FAMILY_ORDER)
+    return (family, line.label.lower(), _identity(line.parameters))
+
+
+def _labels(firsts: list[Row]) -> dict[str, str]:
+    """Row id -> label; lines of equal labels are told apart by the parameters that differ."""
+    labels = {}
+    for row in firsts:
+        same = [other for other in firsts if other.strategy == row.strategy]
+        own = _without_seed(row.parameters)
+        differing = [
+            key for key in sorted(own) if any(o.parameters.get(key) != own[key] for o in same)
+        ]
+        label = row.label
+        if any(o.label == row.label and o.strategy != row.strategy for o in firsts):
+            label = f"{label} [{row.strategy}]"
+        shown = ", ".join(f"{key}={_short(own[key])}" for key in differing)
+        labels[row.id] = f"{label} ({shown})" if shown else label
+    return labels
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _without_seed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameters.items() if key != SEED}
+
+
+def _identity(parameters: Mapping[str, Any]) -> str:
+    return repr(sorted(parameters.items()))
+
+
+def _seed(row: Row) -> float:
+    return float(row.parameters.get(SEED, 0))

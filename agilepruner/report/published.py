@@ -1,0 +1,276 @@
+"""Published numbers, as data with their source, beside what we measured.
+
+Files and their columns: ``results/published/README.md``. A correction of high confidence replaces
+a printed value, which stays beside it; a cell with any correction is suspect. Averages are always
+recomputed from the cells.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import mean
+
+from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, relative_average
+from agilepruner.runner.rows import Row
+
+DIRECTORY = Path(__file__).parents[2] / "results" / "published"
+ABOUT = ("corrections.csv", "tolerances.csv")  # the other files there are tables
+EMBEDDED = "embedded"
+
+# Which numbers of a row add up to a published metric; the others are the row's headline value.
+METRIC_KEYS = {
+    "perception+cognition": ("mme_perception_score", "mme_cognition_score"),
+    "perception": ("mme_perception_score",),
+    "cognition": ("mme_cognition_score",),
+    "chair_s": ("coco_cap_chair_s",),
+    "chair_i": ("coco_cap_chair_i",),
+    "recall": ("coco_cap_recall",),
+    "length": ("chair_len",),
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One number of a published table.
+
+    Attributes:
+        model, strategy, benchmark: names of our configs; method, column: as printed.
+        budget: visual tokens kept per image; the model's full count for the unpruned row.
+        metric: what the number is, e.g. ``accuracy`` or ``perception+cognition``.
+        printed: as printed. value: with corrections of high confidence applied.
+        suspect: the cell contradicts another one or its average. note: how.
+        source: the image it was read from.
+    """
+
+    model: str
+    strategy: str
+    method: str
+    budget: int
+    benchmark: str
+    column: str
+    metric: str
+    printed: float
+    value: float
+    printed_average: float | None
+    suspect: bool
+    note: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measured number beside the published one, and the one printed before any correction."""
+
+    line: Line
+    column: Column
+    measured: float
+    published: float
+    printed: float | None
+    suspect: bool
+    note: str
+
+    @property
+    def difference(self) -> float:
+        """Measured minus published, in the units of the column."""
+        return self.measured - self.published
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@cache
+def load(directory: Path = DIRECTORY) -> tuple[Published, ...]:
+    """Every published number; empty when the project is installed without its results folder."""
+    if not directory.is_dir():
+        return ()
+    fixes = {
+        (fix["table"], fix["method"], fix["budget"], fix["benchmark"]): fix
+        for fix in _read(directory / "corrections.csv")
+    }
+    numbers = []
+    tables = set(directory.glob("*.csv")) - {directory / name for name in ABOUT}
+    for path in sorted(tables):
+        for cell in _read(path):
+            fix = fixes.get((cell["table"], cell["method"], cell["budget"], cell["column"]))
+            certain = fix is not None and fix["confidence"] == "high"
+            numbers.append(
+                Published(
+                    model=cell["model"],
+                    strategy=cell["strategy"],
+                    method=cell["method"],
+                    budget=int(cell["budget"]),
+                    benchmark=cell["benchmark"],
+                    column=cell["column"],
+                    metric=cell["metric"],
+                    printed=float(cell["printed"]),
+                    value=float(fix["suggested"] if fix and certain else cell["printed"]),
+                    printed_average=float(cell["printed_average"] or "nan"),
+                    suspect=fix is not None,
+                    note=f"{fix['evidence']} ({fix['confidence']} confidence)" if fix else "",
+                    source=cell["table"],
+                )
+            )
+    return tuple(numbers)
+
+
+@cache
+def tolerances(directory: Path = DIRECTORY) -> dict[tuple[str, str], float]:
+    """(benchmark, metric) -> how far a measured vanilla number may be from the published one."""
+    path = directory / "tolerances.csv"
+    if not path.is_file():
+        return {}
+    return {(t["benchmark"], t["metric"]): float(t["tolerance"]) for t in _read(path)}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The published numbers of one model: the first table that prints a cell counts."""
+
+    model: str
+    full: int
+    cells: dict[tuple[str, int, str, str], Published]
+
+    @property
+    def columns(self) -> list[tuple[str, str]]:
+        """(benchmark, metric) of every published column, in the order of the tables."""
+        return list(dict.fromkeys((c.benchmark, c.metric) for c in self.cells.values()))
+
+    def budget(self, line: Line, full: int) -> int | None:
+        """The published budget that a line of a model with ``full`` tokens corresponds to.
+
+        Budgets per tile (128 of 576 in each of five tiles) are the published 640 of 2880.
+        """
+        if line.strategy == VANILLA:
+            return self.full
+        return line.budget * (self.full // full) if self.full % full == 0 else None
+
+    def cell(self, strategy: str, budget: int, benchmark: str, metric: str) -> Published | None:
+        """One number, or None when it was not published."""
+        return self.cells.get((strategy, budget, benchmark, metric))
+
+
+def reference(model: str) -> Reference | None:
+    """The published numbers of a model config; None for models that the paper does not have."""
+    found = [number for number in load() if number.model == model]
+    if not found:
+        return None
+    main = [n for n in found if not n.source.startswith("analysis")]
+    cells: dict[tuple[str, int, str, str], Published] = {}
+    for number in main + found:
+        key = (number.strategy, number.budget, number.benchmark, number.metric)
+        cells.setdefault(key, number)
+    return Reference(model, max(n.budget for n in found), cells)
+
+
+def measured(row: Row, metric: str) -> float | None:
+    """The number of a done row that a published metric stands for."""
+    if row.status != "done":
+        return None
+    if metric not in METRIC_KEYS:
+        return row.value
+    parts = [row.metrics.get(key) for key in METRIC_KEYS[metric]]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _measured(line: Line, benchmark: str, metric: str) -> float | None:
+    """Mean over the seeds of a line."""
+    values = [measured(row, metric) for row in line.rows.get(benchmark, [])]
+    known = [value for value in values if value is not None]
+    return mean(known) if known and len(known) == len(values) else None
+
+
+def compare(table: Table) -> list[Comparison]:
+    """Every number of a table that the paper also printed, and the averages over those columns.
+
+    Empty for the embedded suite: its documents are not the benchmarks'.
+    """
+    against = reference(table.model)
+    if against is None or table.suite == EMBEDDED:
+        return []
+    return [c for line in table.lines for c in _compare_line(table, line, against)]
+
+
+def of_line(table: Table, line: Line, benchmark: str) -> list[Published]:
+    """What the paper printed for one line and benchmark, one number per metric."""
+    against = reference(table.model)
+    budget = against.budget(line, table.full) if against else None
+    if against is None or budget is None or table.suite == EMBEDDED:
+        return []
+    cells = (against.cell(line.strategy, budget, *column) for column in against.columns)
+    return [cell for cell in cells if cell is not None and cell.benchmark == benchmark]
+
+
+def _compare_line(table: Table, line: Line, against: Reference) -> Iterator[Comparison]:
+    budget = against.budget(line, table.full)
+    if budget is None:
+        return
+    own: dict[str, float | None] = {}
+    theirs: dict[str, float | None] = {}
+    for column, (benchmark, metric) in _published_columns(table, against):
+        cell = against.cell(line.strategy, budget, benchmark, metric)
+        value = _measured(line, benchmark, metric)
+        if column.benchmark != "chair":
+            own[column.title], theirs[column.title] = value, cell.value if cell else None
+        if cell is not None and value is not None:
+            yield Comparison(line, column, value, cell.value, cell.printed, cell.suspect, cell.note)
+    average = relative_average(own, _vanilla(table, against, published=False))
+    printed = relative_average(theirs, _vanilla(table, against, published=True))
+    if average is not None and printed is not None:
+        yield Comparison(line, AVERAGE, average, printed, None, False, "")
+
+
+def _published_columns(
+    table: Table, against: Reference
+) -> Iterator[tuple[Column, tuple[str, str]]]:
+    """Columns that were both published and measured, with our titles."""
+    titles = {column.benchmark: column for column in table.columns}
+    chair = {column.metric: column for column in table.chair}
+    counts = [benchmark for benchmark, _ in against.columns]
+    for benchmark, metric in against.columns:
+        if benchmark == "chair" and METRIC_KEYS[metric][0] in chair:
+            yield chair[METRIC_KEYS[metric][0]], (benchmark, metric)
+        elif benchmark in titles and benchmark != "chair":
+            known = titles[benchmark]
+            split = f" {metric}" if counts.count(benchmark) > 1 else ""
+            title = f"{known.title}{split}"
+            yield Column(benchmark, "", title, 1, known.digits), (benchmark, metric)
+
+
+def _vanilla(table: Table, against: Reference, published: bool) -> dict[str, float | None]:
+    """The unpruned numbers of the shared columns, ours or theirs, without CHAIR's."""
+    values: dict[str, float | None] = {}
+    for column, (benchmark, metric) in _published_columns(table, against):
+        if benchmark == "chair":
+            continue
+        cell = against.cell(VANILLA, against.full, benchmark, metric)
+        if published:
+            values[column.title] = cell.value if cell else None
+        else:
+            own = table.vanilla
+            values[column.title] = _measured(own, benchmark, metric) if own else None
+    return values
+
+
+def unanchored(table: Table) -> list[str]:
+    """Say which vanilla numbers miss the published ones by more than their tolerance."""
+    against = reference(table.model)
+    if against is None or table.suite == EMBEDDED or table.vanilla is None:
+        return []
+    limits = tolerances()
+    said = []
+    for column, (benchmark, metric) in _published_columns(table, against):
+        cell = against.cell(VANILLA, against.full, benchmark, metric)
+        value = _measured(table.vanilla, benchmark, metric)
+        limit = limits.get((benchmark, metric))
+        if cell is None or value is None or limit is None or abs(value - cell.value) <= limit:
+            continue
+        said.append(
+            f"{column.title} {value:.{column.digits}f}, published {cell.value:g} "
+            f"(tolerance {limit:g})"
+        )
+    return said
