@@ -2,11 +2,21 @@
 
 import pytest
 import torch
-from golden_cases import cases, indices, inputs, outputs, visual_tokens
+from golden_cases import CASES, cases, indices, inputs, outputs, visual_tokens
 
 from agilepruner.complexity import effective_rank
 from agilepruner.strategies.adaptive.agilepruner import AgilePruner, AgilePrunerConstant
+from agilepruner.strategies.adaptive.vispruner import VisPruner
 from agilepruner.strategies.attention.fastervlm import FasterVLM
+from agilepruner.strategies.attention.prumerge import (
+    PruMerge,
+    PruMergeAdaptive,
+    PruMergePlus,
+    PruMergePlusAdaptive,
+)
+from agilepruner.strategies.attention.visionzip import VisionZip
+from agilepruner.strategies.base import VisualTokens
+from agilepruner.strategies.diversity.cdpruner import CDPruner, greedy_map
 from agilepruner.strategies.diversity.divprune import DivPrune
 
 
@@ -64,3 +74,123 @@ def test_agilepruner_takes_the_batches_its_code_refuses(case):
     together = AgilePruner()(tokens, case["params"]["visual_token_num"]).indices
     alone = [AgilePruner()(tokens[i], 64).indices for i in range(tokens.batch)]
     assert torch.equal(together, torch.cat(alone))
+
+
+def vispruner(case):
+    return VisPruner(share=case["params"]["important_ratio"])
+
+
+@cases("vispruner")
+def test_vispruner(case):
+    """Exact where the vectors were made: the last bit of a sum or the order of ties changes it."""
+    selection = vispruner(case)(visual_tokens(**inputs(case)), case["params"]["visual_token_num"])
+    expected = indices(outputs(case)["mask"])
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert torch.equal(selection.indices, expected)
+    assert selection.indices.shape == expected.shape
+
+
+@cases("vispruner", fails=True)
+def test_vispruner_meets_the_budgets_its_code_crashes_at(case):
+    """Odd numbers of tokens left after the attended ones, and rounds with fewer than 8."""
+    budget, tokens = case["params"]["visual_token_num"], visual_tokens(**inputs(case))
+    kept = vispruner(case)(tokens, budget).indices[0].tolist()
+    attended = FasterVLM()(tokens, budget // 2).indices[0].tolist()
+    assert len(set(kept)) == budget
+    assert set(attended) <= set(kept)
+
+
+@cases("cdpruner")
+def test_cdpruner(case):
+    given = inputs(case)
+    embeds = {name: given.pop(name)[None] for name in ("image_embeds", "text_embeds")}
+    tokens = visual_tokens(**given, **embeds)
+    selection = CDPruner()(tokens, case["params"]["visual_token_num"])
+    assert torch.equal(selection.indices, indices(outputs(case)["mask"]))
+
+
+def test_cdpruner_beyond_the_rank_of_the_kernel():
+    """Where the released code takes the root of a negative number, ours still keeps the budget."""
+    x = torch.randn(1, 20, 4)
+    order = greedy_map(x @ x.mT, 12)[0]
+    assert order.unique().numel() == 12
+
+
+def test_cdpruner_scales_relevance_per_row_or_jointly():
+    torch.manual_seed(0)
+    image = torch.randn(2, 16, 8) + torch.tensor([0.0, 9.0])[:, None, None]
+    tokens = VisualTokens(
+        (4, 4),
+        projected=torch.randn(2, 16, 8) + 1,
+        image_embeds=image,
+        text_embeds=torch.ones(2, 1, 8),
+    )
+    alone = [CDPruner()(tokens[i], 6).indices for i in range(2)]
+    assert torch.equal(CDPruner()(tokens, 6).indices, torch.cat(alone))
+    assert not torch.equal(CDPruner(joint_range=True)(tokens, 6).indices, torch.cat(alone))
+
+
+def mixed(selection, hidden):
+    """Merged tokens from (B, N + 1, C) hidden states with CLS first."""
+    hidden = hidden.roll(-1, dims=1)  # CLS last, as in Selection.weights
+    return selection.weights @ hidden[:, : selection.weights.shape[2]]
+
+
+@cases("visionzip")
+def test_visionzip(case):
+    given = {k: v if v.dim() == 3 else v[None] for k, v in inputs(case).items()}
+    hidden, keys = given["hidden"], given["metric"][:, 1:]
+    tokens = visual_tokens(hidden[:, 1:], given["attention"], keys=keys, cls=hidden[:, 0])
+    dominant, contextual = case["params"]["dominant"], case["params"]["contextual"]
+    strategy = VisionZip(contextual_share=contextual / (dominant + contextual))
+    selection = strategy(tokens, dominant + contextual)
+    expected = outputs(case)
+    patches = expected["all_indices"][:, 1:].sort().values - 1
+    assert torch.equal(selection.indices[:, 1:dominant], patches)
+    torch.testing.assert_close(mixed(selection, hidden), expected["tokens"], atol=1e-4, rtol=1e-4)
+
+
+def prumerge_tokens(case):
+    given = inputs(case)
+    return given["hidden"][None], visual_tokens(
+        given["hidden"][1:], last_query=given["q"][:1], last_keys=given["k"][None]
+    )
+
+
+@cases("prumerge")
+def test_prumerge(case):
+    hidden, tokens = prumerge_tokens(case)
+    selection = PruMergeAdaptive()(tokens, 1)
+    expected = outputs(case)
+    assert selection.indices[0].tolist() == [*expected["idx"][0].tolist(), 576]
+    torch.testing.assert_close(mixed(selection, hidden), expected["tokens"], atol=1e-4, rtol=1e-4)
+    if (kept := expected["idx"].shape[1]) > 0:  # the fixed budget is the same rule
+        fixed = PruMerge()(tokens, kept)
+        assert torch.equal(fixed.indices, selection.indices)
+        assert torch.equal(fixed.weights, selection.weights)
+
+
+@cases("prumergeplus")
+def test_prumergeplus(case):
+    hidden, tokens = prumerge_tokens(case)
+    expected = outputs(case)
+    fixed = not case["params"]["if_adaptive"]
+    budget = expected["idx"].shape[1] if fixed else 1
+    selection = (PruMergePlus() if fixed else PruMergePlusAdaptive())(tokens, budget)
+    assert selection.indices[0].tolist() == [*expected["idx"][0].tolist(), 576]
+    torch.testing.assert_close(mixed(selection, hidden), expected["tokens"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c["id"] == "prumerge/none/adaptive"])
+def test_prumergeplus_without_outliers_takes_the_most_attended_patch_as_one(case):
+    """The released code divides by zero here."""
+    _, tokens = prumerge_tokens(case)
+    kept = PruMergePlusAdaptive()(tokens, 1).indices[0].tolist()
+    strongest = PruMerge()(tokens, 1).indices[0, 0].item()
+    assert kept == [strongest, *sorted({0, 192, 384} - {strongest}), 576]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5, 50, 100, 333, 575])
+def test_prumergeplus_meets_budgets_its_spacing_misses(budget):
+    _, tokens = prumerge_tokens(next(c for c in CASES if c["id"] == "prumerge/a/adaptive"))
+    assert PruMergePlus()(tokens, budget).counts.tolist() == [budget + 1]

@@ -1,0 +1,78 @@
+"""CDPruner: tokens that are diverse given the question."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+from agilepruner.strategies.geometry import unit
+
+
+@dataclass(frozen=True)
+class CDPruner(Strategy):
+    """Greedy MAP of a determinantal point process, conditioned on the question.
+
+    CDPruner (arXiv 2506.10967): kernel_ij = r_i cos(x_i, x_j) r_j over the projected tokens, with
+    r the relevance of a patch to the question, the mean over text segments of MINUS its CLIP
+    cosine (the sign of the released code), scaled to [0, 1]. Needs the CLIP text tower of the
+    vision tower's own checkpoint.
+
+    Differs from the released code: once the kernel's rank is used up (more tokens than feature
+    dimensions) the rest is filled by remaining variance instead of NaN.
+
+    Attributes:
+        joint_range: scale relevance over all rows of the batch together, as the released code
+            does over the tiles of one image; False scales each row by itself.
+    """
+
+    joint_range: bool = False
+
+    family: ClassVar = "diversity"
+    label: ClassVar = "CDPruner"
+    needs: ClassVar = {"projected", "image_embeds", "text_embeds"}
+    paper: ClassVar = "2506.10967"
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        directions = unit(tokens.projected)
+        kernel = directions @ directions.mT  # (B, N, N)
+        relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)
+        kernel.mul_(relevance[:, :, None]).mul_(relevance[:, None, :])
+        return keep(greedy_map(kernel, budget))
+
+    def _relevance(self, image: Tensor, text: Tensor) -> Tensor:
+        """(B, N, E), (B, M, E) -> (B, N) in about [0, 1]; equal everywhere gives 1."""
+        relevance = -(unit(image) @ unit(text).mT).mean(dim=-1)
+        over = (0, 1) if self.joint_range else (1,)
+        low, high = relevance.amin(over, keepdim=True), relevance.amax(over, keepdim=True)
+        scaled = (relevance - low + 1e-6) / (high - low)
+        return torch.where(high > low, scaled, torch.ones_like(scaled))
+
+
+def greedy_map(kernel: Tensor, count: int) -> Tensor:
+    """Greedy MAP inference of a DPP (Chen et al. 2018), (B, N, N) kernel -> (B, count) in order.
+
+    Keeps, per token, its variance given the selected ones (the squared last entry of a growing
+    Cholesky factor): each step takes the largest and updates the rest by one factor row.
+    """
+    batch, n, _ = kernel.shape
+    rows = kernel.reshape(batch * n, n)
+    first_row = torch.arange(batch, device=kernel.device) * n
+    images = torch.arange(batch, device=kernel.device)
+    variance = kernel.diagonal(dim1=1, dim2=2).clone()  # (B, N)
+    factors = kernel.new_zeros(batch, count, n)
+    order = torch.empty(count, batch, dtype=torch.long, device=kernel.device)
+    for step, chosen in enumerate(order.unbind()):
+        torch.argmax(variance, dim=1, out=chosen)
+        at = chosen[:, None]
+        past = factors[:, :step]  # (B, step, N)
+        own = past.gather(2, at[:, None, :].expand(-1, step, -1))  # (B, step, 1)
+        explained = (own.mT @ past).squeeze(1)  # (B, N)
+        largest = variance.gather(1, at)
+        factor = (rows.index_select(0, chosen + first_row) - explained) / largest.sqrt()
+        factor = torch.where(largest > 0, factor, torch.zeros_like(factor))
+        factors[:, step] = factor
+        variance -= factor.square()
+        variance[images, chosen] = -torch.inf
+    return order.T
