@@ -5,7 +5,7 @@ import synthetic_rows as made
 
 from agilepruner.report import published
 from agilepruner.report.lines import AVERAGE, build_tables, relative_average
-from agilepruner.report.table import comparison_sheet, main_sheet, render_text
+from agilepruner.report.sheets import comparison_sheet, main_sheet, render_text
 
 MODELS = ["llava_1_5_7b", "llava_1_5_13b", "llava_next_7b", "qwen2_5_vl_7b"]
 

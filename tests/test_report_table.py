@@ -13,10 +13,10 @@ import pytest
 import synthetic_rows as made
 
 from agilepruner.report import write_report
-from agilepruner.report.files import CELL_COLUMNS, cells_csv, metrics_csv
 from agilepruner.report.lines import AVERAGE, Column, build_tables, relative_average
 from agilepruner.report.published import load
-from agilepruner.report.table import main_sheet, render_markdown, render_text, signed
+from agilepruner.report.sheets import main_sheet, render_markdown, render_text, signed
+from agilepruner.report.table import CELL_COLUMNS, cells_csv, metrics_csv
 
 GQA = Column("gqa", "", "GQA", 1, 1)
 
@@ -241,3 +241,18 @@ def test_a_report_never_imports_torch():
     code = "import sys, agilepruner.report as r; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+def test_strategies_without_a_budget_say_how_many_tokens_they_keep():
+    rows = [made.row("vanilla", 576, "gqa"), made.row("divprune", 64, "gqa")]
+    kept = {"min": 20, "mean": 33.0, "max": 60, "layer_mean": 33.0}
+    rows.append(made.row("prumerge", 576, "gqa", label="PruMerge", kept=kept))
+    table = only(rows)
+    assert [group.heading for group in table.groups] == [
+        "All 576 tokens",
+        "No budget: the strategy decides how many tokens it keeps",
+        "Retain 64 tokens (↓ 88.9 %)",
+    ]
+    assert "PruMerge, keeps 33" in shown(rows)
+    assert "keeps N: mean visual tokens" in shown(rows)
+    assert "DivPrune, keeps" not in shown(rows)

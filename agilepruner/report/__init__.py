@@ -3,6 +3,6 @@
 Nothing in here imports torch, so a report can be made where no model can run.
 """
 
-from agilepruner.report.files import write_report
+from agilepruner.report.table import write_report
 
 __all__ = ["write_report"]

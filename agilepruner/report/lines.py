@@ -17,6 +17,7 @@ from agilepruner.runner.rows import Row
 
 VANILLA = "vanilla"
 SEED = "seed"
+OWN_COUNT = "No budget: the strategy decides how many tokens it keeps"
 FAMILY_ORDER = ("baseline", "decoder", "attention", "diversity", "adaptive")
 BENCHMARK_ORDER = (
     "vqav2",
@@ -134,6 +135,11 @@ class Line:
         if any(row.status != "done" for row in rows):
             return Cell("failed")
         return _over_seeds([column.value(row) for row in rows])
+
+    @property
+    def kept(self) -> float | None:
+        """Visual tokens in the language model: mean over layers, documents and benchmarks."""
+        return self.audit("kept", "layer_mean")
 
     def audit(self, name: str, key: str) -> float | None:
         """Mean over the line's done rows of one audit number, e.g. ``("flops", "total")``."""
@@ -282,6 +288,7 @@ def _build(key: tuple[str, str, str], rows: list[Row]) -> Table:
         groups.append(Group(full, heading, _lines(plain, columns, duplicates)[:1]))
     for budget, members in groupby(pruned, key=lambda r: r.budget):
         heading = f"Retain {budget} tokens (↓ {100 * (1 - budget / full):.1f} %)"
+        heading = heading if budget < full else OWN_COUNT
         groups.append(Group(budget, heading, _lines(list(members), columns, duplicates)))
     vanilla = groups[0].lines[0] if plain else None
     return Table(*key, full, columns, vanilla, groups, duplicates)

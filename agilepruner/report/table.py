@@ -1,315 +1,226 @@
-"""Tables as the paper prints them, as plain text and as Markdown.
+"""The files of a report: ``table.md``, ``cells.csv``, ``metrics.csv`` and ``differences.csv``.
 
-Vanilla first, then one group per budget; the best number of a group and column is marked only when
-no other line prints the same digits.
+The same rows give the same bytes, whatever their order; only the CSV's timing columns (seconds)
+differ between two runs of the same cells.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from statistics import mean
-from textwrap import wrap
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from agilepruner.report import published
-from agilepruner.report.lines import AVERAGE, Cell, Column, Group, Line, Table
+from agilepruner.report.lines import CHAIR, Column, Line, Table, build_tables
+from agilepruner.report.sheets import (
+    Sheet,
+    comparison_sheet,
+    cost_sheet,
+    main_sheet,
+    render_markdown,
+    render_text,
+)
+from agilepruner.report.statistics import Difference, difference_sheet, differences
+from agilepruner.runner.rows import Row, write_atomically
 
-NOTE_WIDTH = 126  # characters per line of a note in the terminal
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of strings, ready to be rendered.
-
-    Attributes:
-        title: one line above. head: column titles, the first one for the labels.
-        sections: (heading, lines of texts); an empty heading is not printed.
-        bold: (section, line, column) of the marked texts.
-        notes: lines below.
-    """
-
-    title: str
-    head: list[str]
-    sections: list[tuple[str, list[list[str]]]]
-    notes: list[str]
-    bold: set[tuple[int, int, int]] = field(default_factory=set)
-
-
-def render_text(sheet: Sheet) -> str:
-    """Plain text in aligned columns; marked numbers carry a star."""
-    body = [line for _, lines in sheet.sections for line in lines]
-    widths = [max(len(line[i]) for line in [sheet.head, *body]) for i in range(len(sheet.head))]
-    widths[0] += 2  # labels are indented under their group
-
-    def aligned(line: Sequence[str], marks: Sequence[str]) -> str:
-        cells = [text.rjust(width) + mark for text, width, mark in zip(line, widths, marks)]
-        return " ".join([line[0].ljust(widths[0]), *cells[1:]]).rstrip()
-
-    plain = [" "] * len(sheet.head)
-    out = [sheet.title, "", aligned(sheet.head, plain)]
-    rule = "─" * max(len(aligned(line, plain)) for line in [sheet.head, *body])
-    for s, (heading, lines) in enumerate(sheet.sections):
-        out.append(rule)
-        out += [heading] if heading else []
-        for i, line in enumerate(lines):
-            marks = ["*" if (s, i, c) in sheet.bold else " " for c in range(len(line))]
-            out.append(aligned(["  " + line[0], *line[1:]], marks))
-    notes = [
-        part for note in sheet.notes for part in wrap(note, NOTE_WIDTH, subsequent_indent="  ")
-    ]
-    return "\n".join([*out, rule, *notes]) + "\n"
+KEPT = ("min", "mean", "max", "layer_mean")
+FLOPS = ("vision", "projector", "selection", "prefill", "decode", "total", "paper_macs")
+COMPLEXITY = ("erank_input", "erank_kept", "entropy")
+SECONDS = ("encode", "select", "generate", "score")
+IDENTITY = ("model", "strategy", "family", "label")
+CELL_COLUMNS = (
+    *IDENTITY,
+    *("parameters", "choice", "budget", "full", "benchmark", "protocol", "suite", "status"),
+    *("metric", "value", "scale", "higher_is_better", "n", "relative_to_vanilla_percent"),
+    *(
+        "published_metric",
+        "published",
+        "published_as_printed",
+        "published_suspect",
+        "measured_minus_published",
+    ),
+    *(f"kept_{key}" for key in KEPT),
+    *("text_tokens", "new_tokens"),
+    *(f"flops_{key}" if key != "paper_macs" else key for key in FLOPS),
+    *COMPLEXITY,
+    *("failures", "empty_answers", "error", "cell"),
+    *(f"seconds_{key}" for key in SECONDS),
+)
+DIFFERENCE_COLUMNS = (
+    *("model", "protocol", "suite", "budget", "benchmark", "strategy", "label"),
+    *("best", "best_label", "difference", "low", "high", "verdict", "units", "images"),
+)
+METRIC_COLUMNS = (
+    *IDENTITY,
+    *("parameters", "budget", "benchmark", "protocol", "suite", "metric", "value", "n", "cell"),
+)
 
 
-def render_markdown(sheet: Sheet) -> str:
-    """A Markdown table; marked numbers are bold, group headings are rows of their own."""
-    aligns = ["---", *["---:"] * (len(sheet.head) - 1)]
-    out = [f"## {sheet.title}", "", _markdown_row(sheet.head), _markdown_row(aligns)]
-    for s, (heading, lines) in enumerate(sheet.sections):
-        if heading:
-            out.append(_markdown_row([f"*{heading}*", *[""] * (len(sheet.head) - 1)]))
-        for i, line in enumerate(lines):
-            bold = [f"**{t}**" if (s, i, c) in sheet.bold else t for c, t in enumerate(line)]
-            out.append(_markdown_row(bold))
-    notes = [f"- {note}" for note in sheet.notes]
-    return "\n".join([*out, "", *notes]) + "\n"
-
-
-def _markdown_row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
-
-
-def main_sheet(table: Table, inline_spread: bool) -> Sheet:
-    """The main table: every benchmark, CHAIR, and the Average.
+def write_report(rows: Iterable[Row], directory: Path, name: str) -> str:
+    """Write every file of the report and return the text for the terminal.
 
     Args:
-        table: rows of one model, suite and protocol.
-        inline_spread: print ``58.3 ±0.4`` in one cell (Markdown) instead of a second line.
+        rows: finished and failed cells, in any order.
+        directory: made when absent.
+        name: title of the report.
     """
-    columns = [*table.columns, AVERAGE] if table.averaged else table.columns
-    markers = _choice_markers(table)
-    sections, bold = [], set()
-    for s, group in enumerate(table.groups):
-        lines: list[list[str]] = []
-        best = _best(table, group, columns)
-        for i, line in enumerate(group.lines):
-            bold |= {(s, len(lines), c + 1) for c in range(len(columns)) if best[c] == i}
-            lines += _line_texts(table, line, columns, markers, inline_spread)
-        sections.append((group.heading, lines))
-    head = ["Strategy", *[column.heading for column in columns]]
-    unanchored = published.unanchored(table)
-    title = table.name + (" · unanchored" if unanchored else "")
-    return Sheet(title, head, sections, _notes(table, unanchored, markers), bold)
+    directory.mkdir(parents=True, exist_ok=True)
+    known = list(rows)
+    tables = build_tables(known)
+    compared = [difference for table in tables for difference in differences(table)]
+    write_atomically(directory / "table.md", markdown(tables, compared, name))
+    write_atomically(directory / "cells.csv", cells_csv(tables))
+    write_atomically(directory / "metrics.csv", metrics_csv(tables))
+    write_atomically(directory / "differences.csv", differences_csv(compared))
+    return text(tables, compared, name)
 
 
-def _cell(table: Table, line: Line, column: Column) -> Cell:
-    return table.average(line) if column is AVERAGE else line.cell(column)
+def text(tables: Sequence[Table], compared: Sequence[Difference], name: str) -> str:
+    """The report for the terminal: results, differences, published numbers."""
+    if not tables:
+        return f"{name}: no rows yet\n"
+    parts = []
+    for table in tables:
+        sheets = [main_sheet(table, inline_spread=False), *_sheets(table, compared)]
+        parts += [render_text(sheet) for sheet in sheets if sheet]
+    return "\n".join([f"{name}\n", *parts])
 
 
-def _best(table: Table, group: Group, columns: Sequence[Column]) -> list[int | None]:
-    return [
-        group.best(column, [_cell(table, line, column) for line in group.lines])
-        for column in columns
-    ]
+def _sheets(table: Table, compared: Sequence[Difference]) -> list[Sheet | None]:
+    return [difference_sheet(table, _of(table, compared)), comparison_sheet(table)]
 
 
-def _line_texts(
-    table: Table,
-    line: Line,
-    columns: Sequence[Column],
-    markers: dict[str, int],
-    inline_spread: bool,
-) -> list[list[str]]:
-    cells = [_cell(table, line, column) for column in columns]
-    label = line.label + (f" [{markers[line.choice]}]" if line.choice else "")
-    if inline_spread and line.seeds > 1:
-        label += f", {line.seeds} seeds"
-    texts = [[label, *[c.text(k.digits, inline_spread) for c, k in zip(cells, columns)]]]
-    if not inline_spread and line.seeds > 1:
-        spreads = [
-            "" if c.spread is None else f"{c.spread:.{k.digits}f}" for c, k in zip(cells, columns)
-        ]
-        texts.append([f"  ± over {line.seeds} seeds", *spreads])
-    return texts
+def _of(table: Table, compared: Sequence[Difference]) -> list[Difference]:
+    return [difference for difference in compared if difference.table is table]
 
 
-def _choice_markers(table: Table) -> dict[str, int]:
-    """Number of the footnote of each choice of ours, in order of appearance."""
-    choices = dict.fromkeys(line.choice for line in table.lines if line.choice)
-    return {choice: i for i, choice in enumerate(choices, start=1)}
+def markdown(tables: Sequence[Table], compared: Sequence[Difference], name: str) -> str:
+    """The report as Markdown: results, differences, published numbers, cost."""
+    parts = [f"# {name}\n"]
+    for table in tables:
+        sheets = [main_sheet(table, inline_spread=True), *_sheets(table, compared)]
+        sheets.append(cost_sheet(table))
+        parts += [render_markdown(sheet) for sheet in sheets if sheet]
+    return "\n".join(parts) if tables else f"# {name}\n\nNo rows yet.\n"
 
 
-def _notes(table: Table, unanchored: list[str], markers: dict[str, int]) -> list[str]:
-    """What a reader must know to use the numbers."""
-    notes = [f"n: {_sizes(table)}. Protocol {table.protocol}.", _average_note(table)]
-    if table.chair:
-        notes.append(
-            "Cs, Ci: captions and mentions that hallucinate (CHAIR), percent; Recall, "
-            "percent; Len, tokens per caption. None is in the Average."
-        )
-    notes.append("Marked: best of its group; shared best numbers are not marked.")
-    if any(line.seeds > 1 for line in table.lines):
-        notes.append("±: standard deviation over seeds, around their mean.")
-    if table.suite == published.EMBEDDED:
-        notes.append(
-            "Suite embedded: synthetic scenes in the benchmarks' formats, not the "
-            "benchmarks. Compare lines with each other, never with published numbers."
-        )
-    if unanchored:
-        notes.append(f"Unanchored: vanilla misses its published number: {'; '.join(unanchored)}.")
-    notes += [f"[{number}] our choice: {choice}" for choice, number in markers.items()]
-    notes += [f"failed: {sentence}" for sentence in failures(table)]
-    notes += [f"Left out: {sentence}." for sentence in table.duplicates]
-    notes += _row_notes(table)
-    return notes
+def _csv(columns: Sequence[str], records: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
 
 
-def _sizes(table: Table) -> str:
-    """Documents per benchmark; a range when lines differ."""
-    every = {row.n for row in table.rows if row.status == "done"}
-    if len(every) == 1:
-        return f"{every.pop()} documents of each benchmark"
-    sizes = []
-    for name in dict.fromkeys(column.benchmark for column in table.columns):
-        rows = [row for row in table.rows if row.benchmark == name]
-        counts = sorted({row.n for row in rows if row.status == "done"})
-        label = rows[0].benchmark_label
-        sizes.append(f"{label} {'–'.join(str(n) for n in counts[:: len(counts) - 1 or 1]) or '–'}")
-    return ", ".join(sizes)
-
-
-def _average_note(table: Table) -> str:
-    if table.vanilla is None:
-        return "No Average: there is no vanilla row to be relative to."
-    return (
-        f"Average: 100 × mean over {len(table.averaged)} benchmarks of value / vanilla value "
-        "(– where a line lacks one)."
+def cells_csv(tables: Sequence[Table]) -> str:
+    """One line per cell: identity, headline metric, audit."""
+    return _csv(
+        CELL_COLUMNS,
+        [
+            _cell_record(table, line, row)
+            for table in tables
+            for line in table.lines
+            for rows in line.rows.values()
+            for row in rows
+        ],
     )
 
 
-def failures(table: Table) -> list[str]:
-    """One sentence per failed cell: which, and the first line of why."""
-    return [
-        f"{line.label}, {line.budget} tokens, {row.benchmark_label}: "
-        f"{(row.error.strip().splitlines() or ['no reason given'])[0]}"
-        for line in table.lines
-        for rows in line.rows.values()
-        for row in rows
-        if row.status != "done"
+def _headline(table: Table, row: Row) -> Column:
+    """The column of a row's headline metric."""
+    found = [c for c in table.columns if c.benchmark == row.benchmark]
+    return found[0] if found else CHAIR[0]
+
+
+def _cell_record(table: Table, line: Line, row: Row) -> dict[str, Any]:
+    done = row.status == "done"
+    base = table.base(_headline(table, row))
+    relative = 100 * row.value / base if done and row.value is not None and base else None
+    return {
+        **_identity(row),
+        "choice": row.choice,
+        "budget": row.budget,
+        "full": row.full,
+        "benchmark": row.benchmark,
+        "protocol": row.protocol,
+        "suite": row.suite,
+        "status": row.status,
+        "metric": row.metric,
+        "value": row.value,
+        "scale": row.scale,
+        "higher_is_better": row.higher_is_better,
+        "n": row.n,
+        "relative_to_vanilla_percent": relative,
+        **_published(table, line, row),
+        **{f"kept_{key}": row.kept.get(key) for key in KEPT},
+        "text_tokens": row.text_tokens,
+        "new_tokens": row.new_tokens,
+        **{f"flops_{key}": row.flops.get(key) for key in FLOPS if key != "paper_macs"},
+        "paper_macs": row.flops.get("paper_macs"),
+        **{key: row.complexity.get(key) for key in COMPLEXITY},
+        "failures": row.failures,
+        "empty_answers": row.empty_answers,
+        "error": row.error,
+        "cell": row.id,
+        **{f"seconds_{key}": row.seconds.get(key) for key in SECONDS},
+    }
+
+
+def _identity(row: Row) -> dict[str, Any]:
+    parameters = json.dumps(row.parameters, sort_keys=True, ensure_ascii=False)
+    return {key: getattr(row, key) for key in IDENTITY} | {"parameters": parameters}
+
+
+def _published(table: Table, line: Line, row: Row) -> dict[str, Any]:
+    """The (first) published number of a row's benchmark, where there is one."""
+    for number in published.of_line(table, line, row.benchmark)[:1]:
+        value = published.measured(row, number.metric)
+        return {
+            "published_metric": number.metric,
+            "published": number.value,
+            "published_as_printed": number.printed,
+            "published_suspect": number.suspect,
+            "measured_minus_published": None if value is None else value - number.value,
+        }
+    return {}
+
+
+def metrics_csv(tables: Sequence[Table]) -> str:
+    """One line per cell and metric."""
+    records = []
+    for table in tables:
+        for row in table.rows:
+            for metric, value in sorted(row.metrics.items()):
+                records.append(
+                    _identity(row)
+                    | {key: getattr(row, key) for key in ("budget", "benchmark", "protocol")}
+                    | {"suite": row.suite, "metric": metric, "value": value, "n": row.n}
+                    | {"cell": row.id}
+                )
+    return _csv(METRIC_COLUMNS, records)
+
+
+def differences_csv(compared: Sequence[Difference]) -> str:
+    """One line per strategy, budget and benchmark: the difference to the best, with interval."""
+    records = [
+        {
+            "model": d.table.model,
+            "protocol": d.table.protocol,
+            "suite": d.table.suite,
+            "budget": d.group.budget,
+            "benchmark": d.benchmark,
+            "strategy": d.line.strategy,
+            "label": d.line.label,
+            "best": d.best.strategy,
+            "best_label": d.best.label,
+            "difference": d.difference,
+            "low": d.low,
+            "high": d.high,
+            "verdict": d.verdict,
+            "units": d.units,
+            "images": d.images,
+        }
+        for d in compared
     ]
-
-
-def _row_notes(table: Table) -> list[str]:
-    """Notes that rows carry, each once, with the benchmarks that carry it."""
-    carriers: dict[str, list[str]] = {}
-    for row in table.rows:
-        for note in row.notes:
-            carriers.setdefault(note, []).append(row.benchmark_label)
-    return [f"{', '.join(dict.fromkeys(labels))}: {note}" for note, labels in carriers.items()]
-
-
-def comparison_sheet(table: Table) -> Sheet | None:
-    """Measured, published and difference for every number that the paper printed too."""
-    comparisons = published.compare(table)
-    if not comparisons:
-        return None
-    columns = list(dict.fromkeys(c.column for c in comparisons if c.column is not AVERAGE))
-    columns += [AVERAGE] if any(c.column is AVERAGE for c in comparisons) else []
-    sections = []
-    for group in table.groups:
-        lines: list[list[str]] = []
-        for line in group.lines:
-            own = {c.column: c for c in comparisons if c.line is line}
-            lines += _comparison_texts(line, own, columns) if own else []
-        if lines:
-            sections.append((group.heading, lines))
-    notes = [
-        "Published: AgilePruner (arXiv 2603.01236), results/published; averages recomputed over "
-        "the columns shown, CHAIR aside.",
-        *[_suspect_note(c) for c in comparisons if c.suspect],
-    ]
-    head = ["Strategy", "", *[column.heading for column in columns]]
-    return Sheet(f"{table.name}: measured and published", head, sections, notes)
-
-
-def _comparison_texts(
-    line: Line, own: dict[Column, published.Comparison], columns: Sequence[Column]
-) -> list[list[str]]:
-    measured, printed, difference = [], [], []
-    for column in columns:
-        found = own.get(column)
-        measured.append(f"{found.measured:.{column.digits}f}" if found else "–")
-        printed.append(_published_text(found, column) if found else "–")
-        difference.append(signed(found.difference, column.digits) if found else "–")
-    return [
-        [line.label, "measured", *measured],
-        ["", "published", *printed],
-        ["", "difference", *difference],
-    ]
-
-
-def _published_text(found: published.Comparison, column: Column) -> str:
-    return f"{found.published:.{column.digits}f}{'?' if found.suspect else ''}"
-
-
-def _suspect_note(found: published.Comparison) -> str:
-    return (
-        f"? {found.line.label}, {found.line.budget} tokens, {found.column.title}: printed "
-        f"{found.printed:g}, suspect: {found.note}."
-    )
-
-
-def signed(number: float, digits: int) -> str:
-    """A difference with its sign; zero has none."""
-    text = f"{number:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
-def cost_sheet(table: Table) -> Sheet:
-    """What each line cost and kept: means over its benchmarks and documents."""
-    totals = [line.audit("flops", "total") or 0.0 for line in table.lines]
-    unit, name = (1e12, "T") if max(totals, default=0.0) >= 1e12 else (1e9, "G")
-    head = ["Strategy", "kept min", "mean", "max", "layer mean", "text tokens"]
-    parts = ["vision", "projector", "selection", "prefill", "decode", "total"]
-    head += [*parts, "of vanilla", "paper MACs", "erank in", "erank kept", "entropy"]
-    base = table.vanilla.audit("flops", "total") if table.vanilla else None
-    sections = []
-    for group in table.groups:
-        lines = [_cost_texts(line, parts, unit, base) for line in group.lines]
-        sections.append((group.heading, lines))
-    notes = [
-        f"FLOPs in {name}FLOPs per document = 2 × multiply-accumulates: vision tower, projector, "
-        "selection (an estimate), prefill with the head, decode with a key-value cache.",
-        f"paper MACs: {name}MACs of the visual tokens alone in the language model, the papers' "
-        "formula.",
-        "erank: effective rank of the visual tokens before and after selection; entropy of the "
-        "CLS attention, nats.",
-    ]
-    return Sheet(f"{table.name}: cost", head, sections, notes)
-
-
-def _count(tokens: float | None) -> str:
-    """A number of tokens: whole when it is."""
-    return "–" if tokens is None else f"{tokens:.1f}".removesuffix(".0")
-
-
-def _cost_texts(line: Line, parts: Sequence[str], unit: float, base: float | None) -> list[str]:
-    def shown(name: str, key: str, digits: int, scale: float = 1.0) -> str:
-        value = line.audit(name, key)
-        return "–" if value is None else f"{value / scale:.{digits}f}"
-
-    done = [row.kept for rows in line.rows.values() for row in rows if row.kept]
-    kept = {key: [k[key] for k in done] for key in ("min", "mean", "max", "layer_mean")}
-    total = line.audit("flops", "total")
-    text = [row.text_tokens for rows in line.rows.values() for row in rows]
-    known = [value for value in text if value is not None]
-    return [
-        line.label,
-        _count(min(kept["min"], default=None)),
-        _count(mean(kept["mean"]) if kept["mean"] else None),
-        _count(max(kept["max"], default=None)),
-        _count(mean(kept["layer_mean"]) if kept["layer_mean"] else None),
-        f"{sum(known) / len(known):.1f}" if known else "–",
-        *[shown("flops", key, 3, unit) for key in parts],
-        f"{100 * total / base:.1f} %" if total is not None and base else "–",
-        shown("flops", "paper_macs", 3, unit),
-        *[shown("complexity", key, 1) for key in ("erank_input", "erank_kept")],
-        shown("complexity", "entropy", 2),
-    ]
+    return _csv(DIFFERENCE_COLUMNS, records)
