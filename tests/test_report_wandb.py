@@ -1,0 +1,111 @@
+"""W&B: what was logged offline is read back from its files."""
+
+import json
+import logging
+import sys
+from collections import defaultdict
+
+import pytest
+import synthetic_rows as made
+
+from agilepruner.errors import UserError
+from agilepruner.report.wandb import log_rows
+
+wandb = pytest.importorskip("wandb")
+
+
+def read_back(directory):
+    """Run id -> (config, history) of every offline run in a directory."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    runs = {}
+    for path in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
+        store, name = DataStore(), ""
+        config, history = {}, defaultdict(list)
+        store.open_for_scan(str(path))
+        while data := store.scan_data():
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.run.run_id:
+                name = record.run.run_id
+                assert record.run.run_group == "sweep"
+            for update in record.run.config.update:
+                config[update.key] = json.loads(update.value_json)
+            for item in record.history.item:
+                key = item.key or "/".join(item.nested_key)
+                history[key].append(json.loads(item.value_json))
+        runs[name] = config, dict(history)
+    return runs
+
+
+def log_offline(rows, directory):
+    return log_rows(rows, "agilepruner", "sweep", "offline", directory)
+
+
+def test_cells_are_logged_once_with_identity_and_numbers(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    vanilla, pope = made.row("vanilla", 576, "pope"), made.row("divprune", 64, "pope")
+    chair, failed = made.row("divprune", 64, "chair"), made.failed("random", 64, "pope", "boom")
+    rows = [vanilla, pope, chair, failed]
+    assert log_offline(rows, tmp_path) == 3
+    runs = read_back(tmp_path)
+    assert set(runs) == {vanilla.id, pope.id, chair.id}
+
+    config, history = runs[pope.id]
+    assert (config["strategy"], config["budget"], config["benchmark"]) == ("divprune", 64, "pope")
+    assert history["accuracy"] == [pope.value]
+    assert history["relative_to_vanilla_percent"] == [100 * pope.value / vanilla.value]
+    assert history["flops/total"] == [pope.flops["total"]]
+    assert history["kept/mean"] == [64]
+
+    _, history = runs[chair.id]
+    assert history["hallucination/chair_s"] == [chair.metrics["coco_cap_chair_s"]]
+    assert history["hallucination/recall"] == [chair.metrics["coco_cap_recall"]]
+    assert "accuracy" not in history
+
+    assert log_offline(rows, tmp_path) == 0
+    again = made.row("divprune", 64, "pope", value=1.0)
+    changed = type(again)(**{**again.__dict__, "id": pope.id})
+    assert log_offline([vanilla, changed, chair], tmp_path) == 1
+
+
+def test_auto_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
+    started = []
+
+    class Run:
+        def log(self, scalars):
+            pass
+
+        def finish(self):
+            pass
+
+    def init(**settings):
+        started.append(settings)
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(type(wandb.api), "api_key", None)
+    log_rows([made.row("divprune", 64, "pope")], "p", "g", "auto", tmp_path)
+    monkeypatch.setattr(type(wandb.api), "api_key", "a key")
+    log_rows([made.row("divprune", 32, "pope")], "p", "g", "auto", tmp_path)
+    assert [settings["mode"] for settings in started] == ["offline", "online"]
+
+
+def test_a_failure_of_wandb_is_a_warning_and_logged_later(tmp_path, monkeypatch, caplog):
+    def init(**_):
+        raise wandb.errors.CommError("no route to host")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", init)
+        assert log_rows([made.row("divprune", 64, "pope")], "p", "g", "online", tmp_path) == 0
+    assert "no route to host" in caplog.text
+    assert log_rows([made.row("divprune", 64, "pope")], "p", "sweep", "offline", tmp_path) == 1
+
+
+def test_without_wandb_the_fix_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        log_offline([made.row("divprune", 64, "pope")], tmp_path)
+    with pytest.raises(UserError, match="mode 'on'"):
+        log_rows([], "p", "g", "on", tmp_path)
