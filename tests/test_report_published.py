@@ -137,3 +137,18 @@ def test_qwen_prints_two_mme_columns():
     )
     titles = [c.column.title for c in published.compare(table_of(rows))]
     assert titles[:4] == ["TextVQA", "MME perception", "MME cognition", "Average"]
+
+
+def test_a_comparison_on_other_documents_says_so():
+    sizes = published.sizes()
+    rows = as_published()
+    text = render_text(comparison_sheet(table_of(rows)))
+    assert "gqa 40 (published: 12,578)" in text
+    whole = [type(row)(**{**row.__dict__, "n": sizes[row.benchmark]}) for row in rows]
+    assert "Other documents" not in render_text(comparison_sheet(table_of(whole)))
+
+
+def test_synthetic_documents_are_never_compared_whatever_the_suite_is_called():
+    table = table_of(made.rows(model="llava_1_5_7b", suite="local", synthetic=True))
+    assert published.compare(table) == []
+    assert "synthetic scenes" in render_text(main_sheet(table, inline_spread=False))

@@ -206,6 +206,11 @@ class Table:
         return [row for line in self.lines for rows in line.rows.values() for row in rows]
 
     @property
+    def synthetic(self) -> bool:
+        """The documents are made up; the numbers compare with each other only."""
+        return any(row.synthetic for row in self.rows) or self.suite == "embedded"
+
+    @property
     def averaged(self) -> list[Column]:
         """Columns of the Average: the headlines where higher is better, so never CHAIR."""
         return [c for c in self.columns if not c.metric and c.better == 1]

@@ -17,7 +17,6 @@ from agilepruner.runner.rows import Row
 
 DIRECTORY = Path(__file__).parents[2] / "results" / "published"
 ABOUT = ("corrections.csv", "tolerances.csv")  # the other files there are tables
-EMBEDDED = "embedded"
 
 # Which numbers of a row add up to a published metric; the others are the row's headline value.
 METRIC_KEYS = {
@@ -118,6 +117,26 @@ def load(directory: Path = DIRECTORY) -> tuple[Published, ...]:
 
 
 @cache
+def sizes(directory: Path = DIRECTORY) -> dict[str, int]:
+    """Benchmark -> documents of the paper's column (LLaVA tables)."""
+    path = directory / "tolerances.csv"
+    return {t["benchmark"]: int(t["documents"]) for t in _read(path)} if path.is_file() else {}
+
+
+def other_documents(table: Table) -> list[str]:
+    """Say which benchmarks were measured on another number of documents than the paper's."""
+    if not compare(table):
+        return []
+    said = []
+    for name, size in sizes().items():
+        counts = {row.n for row in table.rows if row.benchmark == name and row.status == "done"}
+        if counts - {size}:
+            seen = ", ".join(f"{count:,}" for count in sorted(counts))
+            said.append(f"{name} {seen} (published: {size:,})")
+    return said
+
+
+@cache
 def tolerances(directory: Path = DIRECTORY) -> dict[tuple[str, str], float]:
     """(benchmark, metric) -> how far a measured vanilla number may be from the published one."""
     path = directory / "tolerances.csv"
@@ -187,10 +206,10 @@ def _measured(line: Line, benchmark: str, metric: str) -> float | None:
 def compare(table: Table) -> list[Comparison]:
     """Every number of a table that the paper also printed, and the averages over those columns.
 
-    Empty for the embedded suite: its documents are not the benchmarks'.
+    Empty for synthetic suites: their documents are not the benchmarks'.
     """
     against = reference(table.model)
-    if against is None or table.suite == EMBEDDED:
+    if against is None or table.synthetic:
         return []
     return [c for line in table.lines for c in _compare_line(table, line, against)]
 
@@ -199,7 +218,7 @@ def of_line(table: Table, line: Line, benchmark: str) -> list[Published]:
     """What the paper printed for one line and benchmark, one number per metric."""
     against = reference(table.model)
     budget = against.budget(line, table.full) if against else None
-    if against is None or budget is None or table.suite == EMBEDDED:
+    if against is None or budget is None or table.synthetic:
         return []
     cells = (against.cell(line.strategy, budget, *column) for column in against.columns)
     return [cell for cell in cells if cell is not None and cell.benchmark == benchmark]
@@ -259,7 +278,7 @@ def _vanilla(table: Table, against: Reference, published: bool) -> dict[str, flo
 def unanchored(table: Table) -> list[str]:
     """Say which vanilla numbers miss the published ones by more than their tolerance."""
     against = reference(table.model)
-    if against is None or table.suite == EMBEDDED or table.vanilla is None:
+    if against is None or table.synthetic or table.vanilla is None:
         return []
     limits = tolerances()
     said = []

@@ -154,9 +154,9 @@ def _notes(table: Table, unanchored: list[str], markers: dict[str, int]) -> list
         )
     if any(line.seeds > 1 for line in table.lines):
         notes.append("±: standard deviation over seeds, around their mean.")
-    if table.suite == published.EMBEDDED:
+    if table.synthetic:
         notes.append(
-            "Suite embedded: synthetic scenes in the benchmarks' formats, not the "
+            f"Suite {table.suite}: synthetic scenes in the benchmarks' formats, not the "
             "benchmarks. Compare lines with each other, never with published numbers."
         )
     if unanchored:
@@ -231,6 +231,7 @@ def comparison_sheet(table: Table) -> Sheet | None:
         "Published: AgilePruner (arXiv 2603.01236), results/published; averages recomputed over "
         "the columns shown, CHAIR aside.",
         *[_suspect_note(c) for c in comparisons if c.suspect],
+        *[f"Other documents: {sentence}." for sentence in published.other_documents(table)],
     ]
     head = ["Strategy", "", *[column.heading for column in columns]]
     return Sheet(f"{table.name}: measured and published", head, sections, notes)

@@ -37,6 +37,8 @@ class Row:
         seconds: encode, select, generate, score.
         scores: per-document headline scores in document order (None where the metric has none).
         clusters: per-document image id, the unit of paired confidence intervals.
+        documents: index of the (first) document that each score stands for (None: 0, 1, 2, ...).
+        synthetic: the suite's documents are made up: never compared with published numbers.
         environment: versions, hardware, dtype, attention implementation, code revision.
     """
 
@@ -71,6 +73,8 @@ class Row:
     seconds: dict[str, float] = field(default_factory=dict)
     scores: list[float] | None = None
     clusters: list[str] | None = None
+    documents: list[int] | None = None
+    synthetic: bool = False
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     version: int = ROW_VERSION
