@@ -61,12 +61,14 @@ class Adapter(ABC):
         full: visual tokens per image without pruning (the largest possible where it varies).
         config: the Hugging Face config, for FLOPs.
         environment: dtype, device and attention implementation, for the rows.
+        exact_budget: a plain selection puts exactly the budget into the language model.
     """
 
     provides: frozenset[str]
     full: int
     config: Any
     environment: dict[str, Any]
+    exact_budget: bool = True
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
@@ -93,6 +95,10 @@ class Adapter(ABC):
     def tiles(self, tokens: VisualTokens) -> int:
         """Tiles of one encoded image."""
         return tokens.batch
+
+    def offered(self, tokens: VisualTokens) -> int:
+        """Visual tokens of one encoded image before pruning, as the language model would see."""
+        return tokens.batch * tokens.count
 
     def check_budget(self, budget: int) -> None:
         """Refuse budgets outside 1..full.

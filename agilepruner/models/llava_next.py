@@ -1,0 +1,167 @@
+"""LLaVA-NeXT (``LlavaNextForConditionalGeneration``): an overview tile and up to four more."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+from agilepruner.errors import UserError
+from agilepruner.models.base import Visual
+from agilepruner.models.hugging_face import content_seed, load_checkpoint
+from agilepruner.models.llava import LlavaAdapter
+from agilepruner.strategies.base import Selection, VisualTokens
+
+GEOMETRIES = ("paper", "native")
+NEWLINE = -1  # in an order: the learned newline embedding, no visual token
+
+
+@dataclass(frozen=True)
+class TiledTokens(VisualTokens):
+    """The T tiles of one image, overview first, and how they become one sequence.
+
+    Attributes:
+        order: (M,) the unpruned sequence: token t * N + i of tile t, or ``NEWLINE``.
+    """
+
+    order: Tensor = None  # type: ignore[assignment]
+
+
+class LlavaNextAdapter(LlavaAdapter):
+    """LLaVA-NeXT through transformers, in one of two geometries.
+
+    ``paper``: the line of work of the paper (VisPruner, CDPruner): the overview, then the other
+    tiles as one mosaic in raster order, without unpadding and without newlines. With the image
+    processor's grid fixed to 672 x 672 every image has 5 x 576 = 2,880 tokens.
+
+    ``native``: transformers' own: padding removed, a newline after each row of the mosaic. A row
+    that keeps no token loses its newline.
+
+    A budget is shared equally by the five tiles of the largest grid. Merged tokens (a CLS token, a
+    summary) have no place in a mosaic: merging strategies give tile after tile, without newlines.
+
+    Args:
+        geometry: ``paper`` or ``native``.
+    """
+
+    def __init__(self, model: Any, *args: Any, geometry: str = "paper", **settings: Any) -> None:
+        super().__init__(model, *args, **settings)
+        if geometry not in GEOMETRIES:
+            raise UserError(f"geometry={geometry!r}: choose one of {', '.join(GEOMETRIES)}.")
+        self.geometry = geometry
+        self.exact_budget = geometry == "paper"
+        edge, side = self.config.vision_config.image_size, self.grid[0]
+        shapes = [(h // edge, w // edge) for h, w in self._pinpoints()]
+        self.most_tiles = 1 + max(rows * columns for rows, columns in shapes)
+        newline = 0 if geometry == "paper" else 1
+        self.full = side * side + max(
+            rows * side * (columns * side + newline) for rows, columns in shapes
+        )
+        self.environment["geometry"] = geometry
+
+    def tile_budget(self, budget: int) -> int:
+        """An equal share for each tile of the largest grid, whatever grid the image has."""
+        return budget // self.most_tiles
+
+    def offered(self, tokens: VisualTokens) -> int:
+        assert isinstance(tokens, TiledTokens)
+        return tokens.order.numel()
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
+        # One by one: the processor pads several images to the same number of tiles.
+        batches = [self.image_processor(images=[im], return_tensors="pt") for im in images]
+        pixels = [batch["pixel_values"][0] for batch in batches]
+        sizes = [batch["image_sizes"][0] for batch in batches]
+        captured = self.see(torch.cat(pixels), needs)
+        encoded: list[VisualTokens] = []
+        start = 0
+        for image, part, size in zip(images, pixels, sizes):
+            rows = slice(start, start := start + len(part))
+            encoded.append(
+                TiledTokens(
+                    self.grid,
+                    seeds=tuple(content_seed(image, tile) for tile in range(len(part))),
+                    order=self.order(len(part), size),
+                    **{name: value[rows] for name, value in captured.items()},
+                )
+            )
+        return encoded
+
+    def order(self, tiles: int, size: Tensor) -> Tensor:
+        """The unpruned sequence of an image of ``size`` (height, width), see ``TiledTokens``."""
+        n = self.grid[0] * self.grid[1]
+        if self.geometry == "paper":
+            edge = self.config.vision_config.image_size
+            shape = get_anyres_image_grid_shape(size, self._pinpoints(), edge)
+            return mosaic(shape, self.grid)
+        # transformers' own packing, of token numbers instead of tokens: it cannot drift from it.
+        numbers = torch.arange(tiles * n, dtype=torch.float64).view(tiles, n, 1)
+        strategy = self.config.vision_feature_select_strategy
+        newline = torch.full((1,), NEWLINE, dtype=torch.float64)
+        packed, _ = self.model.model.pack_image_features([numbers], size[None], strategy, newline)
+        return packed[0][:, 0].long()
+
+    @torch.inference_mode()
+    def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:
+        assert isinstance(tokens, TiledTokens)
+        tiles, n = tokens.batch, tokens.count
+        offsets = torch.arange(tiles, device=selection.indices.device)[:, None] * n
+        if selection.weights is not None:
+            kept = selection.indices >= 0
+            anchors = (selection.indices.clamp_max(n - 1) + offsets)[kept]
+            return Visual(self.mix(tokens, selection.weights)[kept], anchors)
+        keep = torch.zeros(tiles * n, dtype=torch.bool)
+        keep[(selection.indices + offsets).flatten().cpu()] = True
+        at = kept_positions(tokens.order, keep, overview=n if tiles > 1 else 0)
+        chosen = tokens.order[at].to(tokens.device)
+        embeds = tokens.projected.flatten(0, 1)[chosen.clamp_min(0)]
+        newline = self.model.model.image_newline.to(embeds.dtype)
+        return Visual(torch.where((chosen == NEWLINE)[:, None], newline, embeds), at)
+
+    def _pinpoints(self) -> list[list[int]]:
+        """Grids (height, width) in pixels that an image may be cut into."""
+        # transformers packs by the grids of the model's config.
+        owner = self.config if self.geometry == "native" else self.image_processor
+        return owner.image_grid_pinpoints
+
+
+def mosaic(shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Overview, then ``shape`` (rows, columns) of tiles of ``grid`` tokens as one raster: (M,)."""
+    (down, across), (rows, columns) = shape, grid
+    n = rows * columns
+    tiles = torch.arange(n, n * (1 + down * across)).view(down, across, rows, columns)
+    return torch.cat([torch.arange(n), tiles.transpose(1, 2).flatten()])
+
+
+def kept_positions(order: Tensor, keep: Tensor, overview: int) -> Tensor:
+    """Positions of ``order`` (M,) that stay, given which tokens ``keep`` (T * N,) names.
+
+    A newline stays when a token of its row does; the first ``overview`` tokens are no row.
+    """
+    newline = order == NEWLINE
+    stays = keep[order.clamp_min(0)] & ~newline
+    row = newline.long().cumsum(0) - newline.long()  # a newline belongs to the row it ends
+    in_row = stays.clone()
+    in_row[:overview] = False
+    filled = torch.zeros(int(row.max()) + 1, dtype=torch.long).index_add_(0, row, in_row.long())
+    return (stays | (newline & (filled[row] > 0))).nonzero()[:, 0]
+
+
+def load(
+    prompt: str, split_at_image: bool = False, geometry: str = "paper", **checkpoint: Any
+) -> LlavaNextAdapter:
+    """Load a checkpoint.
+
+    Args:
+        prompt: template with ``<image>`` once and ``{question}`` once.
+        split_at_image: tokenize as LLaVA's own code does (see ``HuggingFaceAdapter``).
+        geometry: ``paper`` or ``native``, see ``LlavaNextAdapter``.
+        checkpoint: path, revision, dtype, device, attention, image_processor, see
+            ``load_checkpoint``.
+    """
+    parts = load_checkpoint("LlavaNextForConditionalGeneration", **checkpoint)
+    return LlavaNextAdapter(*parts, prompt, split_at_image=split_at_image, geometry=geometry)

@@ -1,0 +1,127 @@
+"""Qwen2.5-VL (``Qwen2_5_VLForConditionalGeneration``): any grid of 28-pixel tokens, M-RoPE."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
+
+from agilepruner.models.base import Visual
+from agilepruner.models.hugging_face import (
+    HuggingFaceAdapter,
+    content_seed,
+    load_checkpoint,
+)
+from agilepruner.models.taps import tap_packed
+from agilepruner.strategies.base import Selection, VisualTokens
+
+
+class Qwen2_5VLAdapter(HuggingFaceAdapter):
+    """Qwen2.5-VL through transformers; needs no torchvision.
+
+    A visual token is the merger's output for a square of 2 x 2 patches. Its features are those
+    patches before the merger, side by side (4 C numbers), so that ``merger(features)`` is the
+    token. The tower has no CLS token: attention is what a patch receives, the mean over heads and
+    queries at the last full-attention block, summed over the square.
+
+    M-RoPE positions are computed for the whole image and gathered, so a kept token stays where it
+    was, and so does the text behind the image.
+
+    Args:
+        full: visual tokens of a nominal image (the pixel budget over 28 x 28); images differ.
+    """
+
+    provides = frozenset({"features", "projected", "attention", "seeds"})
+
+    def __init__(self, *args: Any, full: int = 1225, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.full = full
+        self.side = self.config.vision_config.spatial_merge_size
+        self.environment["pixels"] = dict(self.image_processor.size)
+        penalty = self.model.generation_config.repetition_penalty
+        if penalty not in (None, 1.0):  # the checkpoint's own; it counts prompt tokens too
+            self.environment["repetition_penalty"] = penalty
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
+        batch = self.image_processor(images=list(images), return_tensors="pt")
+        grids = batch["image_grid_thw"]
+        visual = self.model.model.visual
+        pixels = batch["pixel_values"].to(self.model.device, self.model.dtype)
+        block = visual.blocks[max(self.config.vision_config.fullatt_block_indexes)]
+        with tap_packed(block.attn) as tapped:
+            output = visual(pixels, grid_thw=grids.to(pixels.device), return_dict=True)
+        square = self.side**2
+        back = self._raster_order(grids).to(pixels.device)
+        features = output.last_hidden_state.unflatten(0, (-1, square)).flatten(1)[back]
+        captured = {"features": features, "projected": output.pooler_output}
+        if "attention" in needs:
+            received = tapped.received_attention(square)
+            captured["attention"] = received[back][:, None]
+        encoded = []
+        start = 0
+        for image, (_, rows, columns) in zip(images, grids.tolist()):
+            grid = (rows // self.side, columns // self.side)
+            part = slice(start, start := start + grid[0] * grid[1])
+            fields = {name: value[part][None] for name, value in captured.items()}
+            if "attention" in fields:
+                fields["attention"] = fields["attention"].mT  # (1, N, 1) -> (1, 1, N)
+            encoded.append(VisualTokens(grid, seeds=(content_seed(image),), **fields))
+        return encoded
+
+    def _raster_order(self, grids: Tensor) -> Tensor:
+        """The tower works in window order; where each raster token is in it."""
+        vision = self.config.vision_config
+        window, _ = get_vision_window_index(
+            grids, vision.spatial_merge_size, vision.window_size, vision.patch_size
+        )
+        return window.argsort()
+
+    def project(self, features: Tensor) -> Tensor:
+        """(..., 4 C) -> (..., D)."""
+        merged = self.model.model.visual.merger(features.reshape(-1, features.shape[-1] // 4))
+        return merged.view(*features.shape[:-1], -1)
+
+    @torch.inference_mode()
+    def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:
+        indices = selection.indices[0]
+        kept = indices >= 0
+        if selection.weights is None:
+            return Visual(tokens.projected[0, indices], indices, tokens.grid)
+        weights = selection.weights[0, kept].to(tokens.features.dtype)
+        return Visual(self.project(weights @ tokens.features[0]), indices[kept], tokens.grid)
+
+    def positions(
+        self, prompts: Sequence[list[int]], visuals: Sequence[Visual], pads: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """(4, B, n): text row by what is there; time, height, width of the full image."""
+        placed = []
+        for ids, visual, pad in zip(prompts, visuals, pads):
+            rows, columns = visual.layout
+            at = ids.index(self.image_token)
+            whole = torch.tensor([self._expand(ids, rows * columns)])
+            grid = torch.tensor([[1, rows * self.side, columns * self.side]])
+            types = (whole == self.image_token).int()
+            full, _ = self.model.model.get_rope_index(whole, types, image_grid_thw=grid)
+            before = torch.arange(at)
+            after = torch.arange(at + rows * columns, whole.shape[1])
+            columns_kept = torch.cat([before, at + visual.anchors.cpu(), after])
+            count = torch.arange(len(columns_kept))[None]
+            row = torch.cat([count, full[:, 0, columns_kept]])  # (4, n)
+            placed.append(torch.cat([row.new_zeros(4, pad), row], dim=1))
+        return {"position_ids": torch.stack(placed, dim=1).to(self.model.device)}
+
+
+def load(prompt: str, full: int = 1225, **checkpoint: Any) -> Qwen2_5VLAdapter:
+    """Load a checkpoint.
+
+    Args:
+        prompt: template with ``<|image_pad|>`` once and ``{question}`` once.
+        full: visual tokens of a nominal image.
+        checkpoint: path, revision, dtype, device, attention, image_processor, see
+            ``load_checkpoint``.
+    """
+    parts = load_checkpoint("Qwen2_5_VLForConditionalGeneration", **checkpoint)
+    return Qwen2_5VLAdapter(*parts, prompt, placeholder="<|image_pad|>", full=full)

@@ -1,0 +1,216 @@
+"""Nothing dropped is the plain model; something dropped is that model without those tokens.
+
+Tiny random models of the real classes with the real token geometry. Bit-identical where the same
+numbers are computed in the same order; within float32 rounding where batches or masks differ.
+"""
+
+import pytest
+import tiny_models as tiny
+import torch
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+from agilepruner.strategies.base import Selection, keep_all
+
+STEPS = 6
+ROUNDING = 2e-5  # float32 logits of standard deviation 1.5, after six greedy steps
+
+
+def encode(kind, dtype=torch.float32, count=3):
+    model = tiny.adapter(kind, dtype)
+    tokens = model.encode(tiny.images()[:count], model.provides)
+    return model, tokens, [model.tokenize(question) for question in tiny.QUESTIONS[:count]]
+
+
+def every(tokens, step):
+    """Every step-th token of each tile; the first one moves with the tile."""
+    rows = [torch.arange(t % step, tokens.count, step) for t in range(tokens.batch)]
+    least = min(map(len, rows))
+    return Selection(torch.stack([row[:least] for row in rows]))
+
+
+def run(model, prompts, visuals):
+    """New tokens (B, S) and logits (B, S, V)."""
+    output, rows, pads = model.run(prompts, visuals, STEPS, output_logits=True)
+    return output.sequences[:, len(rows[0]) + pads[0] :], torch.stack(output.logits, dim=1)
+
+
+def plain(model, kind, count):
+    """The same through transformers alone: its processor's output into ``model.generate``."""
+    batch = model.image_processor(images=list(tiny.images()[:count]), return_tensors="pt")
+    pixels = batch["pixel_values"].to(model.model.dtype)
+    prompts = [model.tokenize(question) for question in tiny.QUESTIONS[:count]]
+    extra = {}
+    if kind == "llava":
+        sizes = [576] * count
+    elif kind == "qwen":
+        sizes = (batch["image_grid_thw"].prod(dim=1) // 4).tolist()
+        extra["image_grid_thw"] = batch["image_grid_thw"]
+    else:
+        features = model.model.model.get_image_features(pixels, batch["image_sizes"])
+        sizes = [len(feature) for feature in features.pooler_output]
+        extra["image_sizes"] = batch["image_sizes"]
+    ids, mask = left_pad([model._expand(ids, size) for ids, size in zip(prompts, sizes)])
+    if kind == "qwen":
+        extra["mm_token_type_ids"] = (ids == model.image_token).int()
+    output = model.model.generate(
+        input_ids=ids, attention_mask=mask, pixel_values=pixels, **extra, **settings()
+    )
+    return output.sequences[:, ids.shape[1] :], torch.stack(output.logits, dim=1)
+
+
+def settings():
+    return {
+        "max_new_tokens": STEPS,
+        "do_sample": False,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+        "pad_token_id": tiny.token("<pad>"),
+    }
+
+
+def left_pad(rows):
+    length, filler = max(map(len, rows)), tiny.token("<pad>")
+    ids = torch.tensor([[filler] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def from_embeddings(model, prompts, visuals):
+    """Prompt embeddings put together by hand and generated from: the official re-indexed layout."""
+    table = model.model.get_input_embeddings()
+    rows = []
+    for ids, embeds in zip(prompts, visuals):
+        at = ids.index(model.image_token)
+        before, after = table(torch.tensor(ids[:at])), table(torch.tensor(ids[at + 1 :]))
+        rows.append(torch.cat([before, embeds, after]))
+    length = max(map(len, rows))
+    filler = table(torch.tensor([tiny.token("<pad>")]))
+    padded = torch.stack([torch.cat([filler.expand(length - len(r), -1), r]) for r in rows])
+    mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows])
+    output = model.model.generate(inputs_embeds=padded, attention_mask=mask, **settings())
+    return output.sequences, torch.stack(output.logits, dim=1)
+
+
+def official_assembly(model, tokens, keep):
+    """Overview then mosaic without newlines, assembled as VisPruner does: permute, then mask."""
+    rows, columns = get_anyres_image_grid_shape(torch.tensor([1, 1]), [[672, 672]], 336)
+    features = tokens.projected[1:].view(rows, columns, 24, 24, -1).transpose(1, 2).flatten(0, 3)
+    mask = keep[1:].view(rows, columns, 24, 24).transpose(1, 2).flatten()
+    return torch.cat([tokens.projected[0][keep[0]], features[mask]])
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["single", "ragged"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_full_budget_is_plain_generate(kind, dtype, count):
+    model, tokens, prompts = encode(kind, dtype, count)
+    visuals = [model.embed(t, keep_all(t)) for t in tokens]
+    answers, logits = run(model, prompts, visuals)
+    if kind == "next_paper":  # transformers has no such geometry
+        everything = [torch.ones(t.batch, t.count, dtype=torch.bool) for t in tokens]
+        assembled = [official_assembly(model, t, keep) for t, keep in zip(tokens, everything)]
+        expected = from_embeddings(model, prompts, assembled)
+    else:
+        expected = plain(model, kind, count)
+    assert torch.equal(answers, expected[0])
+    assert float((logits - expected[1]).abs().max()) == 0.0
+    assert [len(v) for v in visuals] == [model.offered(t) for t in tokens]
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_tiny_models_see_their_images(kind):
+    """Otherwise everything here would pass whatever an adapter did."""
+    model, tokens, prompts = encode(kind)
+    visuals = [model.embed(t, keep_all(t)) for t in tokens]
+    _, logits = run(model, prompts, visuals)
+    swapped = [model.embed(t, keep_all(t)) for t in tokens[::-1]]
+    _, other = run(model, prompts, swapped)
+    pruned = [model.embed(t, every(t, 8)) for t in tokens]
+    _, fewer = run(model, prompts, pruned)
+    assert float((logits - other)[:, 0].abs().max()) > 0.5
+    assert float((logits - fewer)[:, 0].abs().max()) > 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["llava", "next_paper"])
+def test_pruned_is_the_official_reindexed_layout(kind, dtype):
+    model, tokens, prompts = encode(kind, dtype)
+    selections = [every(t, step) for t, step in zip(tokens, (3, 9, 27))]
+    visuals = [model.embed(t, s) for t, s in zip(tokens, selections)]
+    answers, logits = run(model, prompts, visuals)
+    official = []
+    for t, selection in zip(tokens, selections):
+        keep = torch.zeros(t.batch, t.count, dtype=torch.bool)
+        keep.scatter_(1, selection.indices, True)
+        single = kind == "llava"
+        official.append(t.projected[0][keep[0]] if single else official_assembly(model, t, keep))
+    expected = from_embeddings(model, prompts, official)
+    assert torch.equal(answers, expected[0])
+    assert float((logits - expected[1]).abs().max()) == 0.0
+
+
+def test_pruned_qwen_is_the_full_sequence_with_the_dropped_positions_masked():
+    model, tokens, prompts = encode("qwen")
+    selections = [every(t, step) for t, step in zip(tokens, (2, 3, 5))]
+    visuals = [model.embed(t, s) for t, s in zip(tokens, selections)]
+    answers, logits = run(model, prompts, visuals)
+    for i, (t, selection, ids) in enumerate(zip(tokens, selections, prompts)):
+        whole = model.embed(t, keep_all(t))
+        full = torch.tensor([model._expand(ids, len(whole))])
+        mask = torch.ones_like(full)
+        at = ids.index(model.image_token)
+        mask[0, at : at + t.count] = 0
+        mask[0, at + selection.indices[0]] = 1
+        output = model.model.generate(
+            input_ids=full,
+            attention_mask=mask,
+            mm_encoder_outputs={"image": type("Output", (), {"pooler_output": [whole.embeds]})()},
+            **model.positions([ids], [whole], [0]),
+            **settings(),
+        )
+        assert torch.equal(output.sequences[0, full.shape[1] :], answers[i])
+        difference = torch.stack(output.logits, dim=1)[0] - logits[i]
+        assert float(difference.abs().max()) < ROUNDING
+
+
+def test_qwen_positions_are_not_the_contiguous_ones():
+    """Without explicit positions transformers silently takes 1-D ones."""
+    model, tokens, prompts = encode("qwen", count=1)
+    visual = model.embed(tokens[0], every(tokens[0], 3))
+    positions = model.positions(prompts, [visual], [0])["position_ids"]
+    assert positions.shape == (4, 1, len(prompts[0]) - 1 + len(visual))
+    rows, columns = tokens[0].grid
+    at = prompts[0].index(model.image_token)
+    kept = visual.anchors
+    assert torch.equal(positions[2, 0, at : at + len(kept)], at + kept // columns)
+    assert torch.equal(positions[3, 0, at : at + len(kept)], at + kept % columns)
+    assert int(positions[1, 0, at + len(kept)]) == at + max(rows, columns)
+    _, logits = run(model, prompts, [visual])
+    model.positions, placed = lambda *_: {}, model.positions
+    try:
+        _, contiguous = run(model, prompts, [visual])
+    finally:
+        model.positions = placed
+    assert float((logits - contiguous)[:, 0].abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_batch_gives_what_each_document_gives_alone(kind):
+    model, tokens, prompts = encode(kind)
+    visuals = [model.embed(t, every(t, step)) for t, step in zip(tokens, (4, 9, 16))]
+    answers, logits = run(model, prompts, visuals)
+    for i, (prompt, visual) in enumerate(zip(prompts, visuals)):
+        alone, its_logits = run(model, [prompt], [visual])
+        steps = its_logits.shape[1]
+        assert torch.equal(alone[0], answers[i, :steps])
+        assert float((its_logits[0] - logits[i, :steps]).abs().max()) < ROUNDING
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_what_enters_the_language_model_is_counted_from_its_cache(kind):
+    model, tokens, prompts = encode(kind)
+    visuals = [model.embed(t, every(t, step)) for t, step in zip(tokens, (4, 9, 16))]
+    for ids, visual, answer in zip(prompts, visuals, model.generate(prompts, visuals, STEPS)):
+        assert answer.visual == (len(visual),) * 2  # two layers
+        assert answer.prefill == (len(visual) + len(ids) - 1,) * 2
+        assert 1 <= answer.new_tokens <= STEPS

@@ -1,0 +1,181 @@
+"""Tiny random models of the real classes, with the real token geometry, sensitive to their images.
+
+A plain random initialisation is nearly blind: answers would not depend on the visual tokens and
+tests about them would pass whatever they do. Here every matrix is scaled to keep the signal.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaImageProcessorPil,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+)
+
+from agilepruner.models.llava import LlavaAdapter
+from agilepruner.models.llava_next import LlavaNextAdapter
+from agilepruner.models.qwen2_5_vl import Qwen2_5VLAdapter
+
+KINDS = ("llava", "next_paper", "next_native", "qwen")
+WORDS = [f"w{i}" for i in range(180)]
+SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|image_pad|>", "<|vision_start|>"]
+SPECIAL += ["<|vision_end|>", "<|video_pad|>"]
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+LANGUAGE = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 200,
+}
+
+
+@lru_cache
+def tokenizer():
+    """Words w0..w179 and the special tokens; a beginning-of-sequence token is added."""
+    vocabulary = {token: i for i, token in enumerate(SPECIAL + WORDS)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=SPECIAL[3:],
+    )
+
+
+def token(text):
+    return tokenizer().convert_tokens_to_ids(text)
+
+
+def sensitive(model, seed=0):
+    """Give every matrix unit gain, so that what goes in matters for what comes out."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() >= 2:
+                fan_in = math.prod(weight.shape[1:]) if "embed" not in name else 1
+                weight.normal_(0, 1.5 / math.sqrt(fan_in), generator=generator)
+            elif "norm" in name and "bias" not in name:
+                weight.fill_(1.0)
+            else:
+                weight.normal_(0, 0.1, generator=generator)
+    return model
+
+
+def clip():
+    return CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=336,
+        patch_size=14,
+    )
+
+
+def build(kind, dtype=torch.float32, attention="sdpa"):
+    """A tiny model of the kind, in eval mode."""
+    if kind == "qwen":
+        config = Qwen2_5_VLConfig(
+            text_config={
+                **LANGUAGE,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "mrope_section": [2, 2, 2],
+                    "rope_theta": 1e4,
+                },
+            },
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "depth": 4,
+                "num_heads": 4,
+                "out_hidden_size": 48,
+                "fullatt_block_indexes": [1, 3],
+            },
+            image_token_id=token("<|image_pad|>"),
+            video_token_id=token("<|video_pad|>"),
+            vision_start_token_id=token("<|vision_start|>"),
+            vision_end_token_id=token("<|vision_end|>"),
+        )
+        cls = Qwen2_5_VLForConditionalGeneration
+    else:
+        settings = {
+            "vision_config": clip(),
+            "text_config": LlamaConfig(**LANGUAGE, max_position_embeddings=4096),
+            "image_token_id": token("<image>"),
+            "vision_feature_layer": -2,
+            "vision_feature_select_strategy": "default",
+        }
+        if kind == "llava":
+            config, cls = LlavaConfig(**settings), LlavaForConditionalGeneration
+        else:
+            config = LlavaNextConfig(**settings, image_grid_pinpoints=PINPOINTS)
+            cls = LlavaNextForConditionalGeneration
+    config._attn_implementation = attention
+    torch.manual_seed(0)
+    model = sensitive(cls(config).eval()).to(dtype)
+    model.generation_config.eos_token_id = token("</s>")
+    model.generation_config.pad_token_id = token("<pad>")
+    return model
+
+
+def processor(kind):
+    edge = {"shortest_edge": 336}
+    crop = {"height": 336, "width": 336}
+    if kind == "llava":
+        return LlavaImageProcessorPil(do_pad=True, size=edge, crop_size=crop)
+    if kind == "qwen":
+        return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112896})
+    grid = [[672, 672]] if kind == "next_paper" else PINPOINTS
+    return LlavaNextImageProcessorPil(size=edge, crop_size=crop, image_grid_pinpoints=grid)
+
+
+@lru_cache
+def adapter(kind, dtype=torch.float32, attention="sdpa"):
+    """The adapter of a tiny model; shared by tests, which must not change it."""
+    model = build(kind, dtype, attention)
+    if kind == "qwen":
+        prompt = "w1 <|vision_start|> <|image_pad|> <|vision_end|> {question} w2"
+        return Qwen2_5VLAdapter(
+            model, tokenizer(), processor(kind), prompt, placeholder="<|image_pad|>", full=144
+        )
+    prompt = "w1 w7 <image> {question} w2"
+    if kind == "llava":
+        return LlavaAdapter(model, tokenizer(), processor(kind), prompt)
+    geometry = kind.removeprefix("next_")
+    return LlavaNextAdapter(model, tokenizer(), processor(kind), prompt, geometry=geometry)
+
+
+@lru_cache
+def images():
+    """Three different pictures of different shapes."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for height, width in ((240, 320), (400, 150), (330, 500)):
+        coarse = rng.integers(0, 256, (height // 10, width // 10, 3), dtype=np.uint8)
+        pictures.append(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
+    return tuple(pictures)
+
+
+QUESTIONS = ("w10 w11 w12 w13", "w20", "w30 w31 w32 w33 w34 w35 w36")
