@@ -1,4 +1,4 @@
-"""The files of a report: ``table.md``, ``cells.csv``, ``metrics.csv`` and ``differences.csv``.
+"""The files of a report: ``table.md``, three CSV files and ``dashboard.html``.
 
 The same rows give the same bytes, whatever their order; only the CSV's timing columns (seconds)
 differ between two runs of the same cells.
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from agilepruner.report import published
+from agilepruner.report.dashboard import page
+from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
 from agilepruner.report.lines import CHAIR, Column, Line, Table, build_tables
 from agilepruner.report.sheets import (
     Sheet,
@@ -57,22 +59,26 @@ METRIC_COLUMNS = (
 )
 
 
-def write_report(rows: Iterable[Row], directory: Path, name: str) -> str:
+def write_report(
+    rows: Iterable[Row], directory: Path, name: str, kinds: Kinds | None = None
+) -> str:
     """Write every file of the report and return the text for the terminal.
 
     Args:
         rows: finished and failed cells, in any order.
         directory: made when absent.
         name: title of the report.
+        kinds: (benchmark, document index) -> kind of image, see ``kinds.read_kinds``.
     """
     directory.mkdir(parents=True, exist_ok=True)
     known = list(rows)
     tables = build_tables(known)
     compared = [difference for table in tables for difference in differences(table)]
-    write_atomically(directory / "table.md", markdown(tables, compared, name))
+    write_atomically(directory / "table.md", markdown(tables, compared, name, kinds or {}))
     write_atomically(directory / "cells.csv", cells_csv(tables))
     write_atomically(directory / "metrics.csv", metrics_csv(tables))
     write_atomically(directory / "differences.csv", differences_csv(compared))
+    write_atomically(directory / "dashboard.html", page(tables, compared, name, kinds or {}))
     return text(tables, compared, name)
 
 
@@ -95,12 +101,14 @@ def _of(table: Table, compared: Sequence[Difference]) -> list[Difference]:
     return [difference for difference in compared if difference.table is table]
 
 
-def markdown(tables: Sequence[Table], compared: Sequence[Difference], name: str) -> str:
-    """The report as Markdown: results, differences, published numbers, cost."""
+def markdown(
+    tables: Sequence[Table], compared: Sequence[Difference], name: str, kinds: Kinds
+) -> str:
+    """The report as Markdown: results, differences, published numbers, kinds of image, cost."""
     parts = [f"# {name}\n"]
     for table in tables:
         sheets = [main_sheet(table, inline_spread=True), *_sheets(table, compared)]
-        sheets.append(cost_sheet(table))
+        sheets += [kinds_sheet(table, scores_by_kind(table, kinds)), cost_sheet(table)]
         parts += [render_markdown(sheet) for sheet in sheets if sheet]
     return "\n".join(parts) if tables else f"# {name}\n\nNo rows yet.\n"
 
