@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from agilepruner.errors import UserError
-from agilepruner.models.base import Visual
+from agilepruner.models.base import Visual, stack
 from agilepruner.models.hugging_face import content_seed, load_checkpoint
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.strategies.base import Selection, VisualTokens
@@ -28,6 +28,10 @@ class TiledTokens(VisualTokens):
     """
 
     order: Tensor = None  # type: ignore[assignment]
+
+    def __getitem__(self, image: int | slice) -> VisualTokens:
+        """Some of the tiles, which no longer are one image."""
+        return stack([self])[image]
 
 
 class LlavaNextAdapter(LlavaAdapter):

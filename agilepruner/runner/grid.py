@@ -9,6 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -45,6 +46,7 @@ class Prompt:
     document: Document
     prompt: list[int]
     visual: Visual
+    tokens: VisualTokens
     complexity: dict[str, float]
     seconds: dict[str, float]
 
@@ -61,7 +63,7 @@ class Grid:
         adapter: the loaded model. benchmark: its documents. cells: what to answer them with.
         journals: one per cell.
         images_per_window: images encoded and answered together; more give fuller batches.
-        batch_size: sequences per generation call.
+        batch_size: sequences per generation call. workers: calls at the same time.
         most_new_tokens: the model's own cap on answers.
         rank, world_size: this process answers every world_size-th image.
         on_progress: called with the number of finished (document, cell) pairs.
@@ -73,6 +75,7 @@ class Grid:
     journals: dict[str, Journal]
     images_per_window: int = 32
     batch_size: int = 32
+    workers: int = 1
     most_new_tokens: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -154,10 +157,30 @@ class Grid:
         # Composition depends on the plan alone, not on what a journal holds: a resumed run batches
         # as the first one did, and its answers are the same to the last bit.
         prompts.sort(key=lambda s: (s.length, s.document.index))
-        for _, same in groupby(prompts, key=lambda s: (s.length, self._limit(s.document))):
-            for batch in chunks(same, self.batch_size):
-                if any(self._open(s.cell, s.document) for s in batch):
-                    self._commit(self._generate(list(batch)))
+        alike = groupby(prompts, key=lambda s: (s.length, self._limit(s.document)))
+        batches = [batch for _, same in alike for batch in chunks(same, self.batch_size)]
+        wanted = [b for b in batches if any(self._open(s.cell, s.document) for s in b)]
+        started = time.perf_counter()
+        for results in self._map(self._generate, wanted):
+            self._commit(results)
+        self.seconds["generate"] += time.perf_counter() - started
+
+    def _map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+        """Results in order, computed by ``workers`` threads of one core each.
+
+        On a CPU that is faster than one call with many cores, whose cores wait for each other
+        after every small layer.
+        """
+        if self.workers == 1:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1)) as pool:
+            futures = [pool.submit(function, item) for item in items]
+            try:
+                for future in futures:
+                    yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _prompts(self, cell: Cell, images: list[Image]) -> Iterator[Prompt]:
         """Select for one cell on all images of the window, and build its prompts."""
@@ -179,7 +202,9 @@ class Grid:
             seconds = {"encode": image.encode_seconds, "select": spent / total}
             for document in image.documents:
                 prompt = self.adapter.tokenize(document.question)
-                yield Prompt(cell, document, prompt, visual, complexity, dict(seconds))
+                yield Prompt(
+                    cell, document, prompt, visual, image.tokens, complexity, dict(seconds)
+                )
 
     def _select(self, cell: Cell, images: list[Image]) -> list[tuple[Visual, float]]:
         """Per image: what the language model sees, and the effective rank of it."""
@@ -221,9 +246,7 @@ class Grid:
                 return self._generate(batch[:half]) + self._generate(batch[half:])
             log.debug("generation failed", exc_info=True)
             answers, errors = [None], [f"generation failed: {_cause(error)}"]
-        spent = time.perf_counter() - started
-        self.seconds["generate"] += spent
-        share = spent / len(batch)
+        share = (time.perf_counter() - started) / len(batch)
         return [(s, a, e, share) for s, a, e in zip(batch, answers, errors)]
 
     def _commit(
@@ -248,6 +271,9 @@ class Grid:
                     text_tokens=len(sequence.prompt) - 1,
                     new_tokens=answer.new_tokens,
                     visual=layers[0] if len(set(layers)) == 1 else layers,
+                    offered=self.adapter.offered(sequence.tokens),
+                    grid=list(sequence.tokens.grid),
+                    tiles=self.adapter.tiles(sequence.tokens),
                     complexity={k: round(v, 4) for k, v in sequence.complexity.items()},
                     seconds=seconds,
                 )
@@ -257,6 +283,7 @@ class Grid:
         for cell_id, new in entries.items():
             self.journals[cell_id].append(new)
         self.seconds["journal"] += time.perf_counter() - started
+        self.seconds["generate"] -= time.perf_counter() - started
         self.on_progress(sum(map(len, entries.values())))
 
     def _fail(self, documents: Sequence[Document], cells: Sequence[Cell], why: str) -> None:

@@ -22,6 +22,8 @@ class Entry:
         new_tokens: generated tokens.
         visual: visual tokens in the KV cache of each decoder layer after prefill, as measured;
             one number where all layers agree.
+        offered: visual tokens of the image before pruning.
+        grid: rows and columns of tokens of each of the image's tiles. tiles: how many.
         complexity: erank_input, erank_kept, entropy of the image.
         seconds: encode, select, generate: this document's share.
     """
@@ -32,6 +34,9 @@ class Entry:
     text_tokens: int = 0
     new_tokens: int = 0
     visual: int | list[int] = 0
+    offered: int = 0
+    grid: list[int] | None = None
+    tiles: int = 1
     complexity: dict[str, float] | None = None
     seconds: dict[str, float] | None = None
 

@@ -1,0 +1,185 @@
+"""What an adapter reads from a tower: attention equal to eager, each index on its own patch."""
+
+import numpy as np
+import pytest
+import tiny_models as tiny
+import torch
+from golden_cases import FOLDER
+from PIL import Image
+from safetensors.torch import load_file
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+from agilepruner.errors import UserError
+from agilepruner.models.hugging_face import image_processor_for
+from agilepruner.models.llava_next import NEWLINE, kept_positions, mosaic
+from agilepruner.strategies.base import Selection, keep_all
+
+pytestmark = pytest.mark.usefixtures("without_gradients")
+ORDERS = load_file(FOLDER / "next_order.safetensors")
+
+
+@pytest.fixture
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("kind", ["llava", "next_paper"])
+def test_tapped_cls_attention_is_eager_attention(kind):
+    model = tiny.adapter(kind)
+    tokens = model.encode(tiny.images(), frozenset({"attention", "cls", "last_query"}))
+    eager = tiny.build(kind, attention="eager")
+    for image, encoded in zip(tiny.images(), tokens):
+        pixels = model.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            seen = eager.model.vision_tower(
+                pixels.reshape(-1, 3, 336, 336), output_attentions=True, output_hidden_states=True
+            )
+        expected = seen.attentions[-2][:, :, 0, 1:]
+        assert encoded.attention.shape == expected.shape
+        assert float((encoded.attention - expected).abs().max()) < 1e-6
+        assert float(expected.std()) > 1e-4  # not flat: a wrong layer or head would show
+        hidden = seen.hidden_states[-2]
+        torch.testing.assert_close(encoded.features, hidden[:, 1:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(encoded.cls, hidden[:, 0], atol=1e-4, rtol=1e-4)
+        layer = eager.model.vision_tower.encoder.layers[-1]
+        query = layer.self_attn.q_proj(layer.layer_norm1(hidden[:, 0]))
+        torch.testing.assert_close(encoded.last_query, query, atol=1e-4, rtol=1e-4)
+
+
+def test_tapped_qwen_attention_is_what_the_eager_kernel_computes(monkeypatch):
+    model = tiny.adapter("qwen")
+    tokens = model.encode(tiny.images(), frozenset({"attention"}))
+    maps = []
+
+    def eager(module, query, key, value, scaling, **_):
+        weights = (query @ key.mT * scaling).softmax(dim=-1)
+        maps.append(weights[0])
+        return (weights @ value).transpose(1, 2), None
+
+    ALL_ATTENTION_FUNCTIONS.register("recorded", eager)
+    other = tiny.build("qwen")
+    other.model.visual.config._attn_implementation = "recorded"
+    batch = model.image_processor(images=list(tiny.images()), return_tensors="pt")
+    with torch.no_grad():
+        other.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
+    last = maps[-len(tokens) :]  # the last block is a full-attention block: one map per image
+    back = model._raster_order(batch["image_grid_thw"])
+    start = 0
+    for encoded, weights in zip(tokens, last):
+        mine = back[start : start + encoded.count] - start
+        received = weights.mean(dim=(0, 1)).view(-1, 4).sum(dim=1)[mine]
+        start += encoded.count
+        assert encoded.attention.shape == (1, 1, encoded.count)
+        assert float((encoded.attention[0, 0] - received).abs().max()) < 1e-6
+        assert float(encoded.attention.sum()) == pytest.approx(1, abs=1e-5)
+        assert float(received.std()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_projected_tokens_are_the_projected_features(kind):
+    """Merging strategies mix features and project: mixing nothing must give the token back."""
+    model = tiny.adapter(kind)
+    for tokens in model.encode(tiny.images(), frozenset()):
+        again = model.project(tokens.features)
+        torch.testing.assert_close(again, tokens.projected, atol=1e-5, rtol=1e-5)
+        step = Selection(torch.arange(3).expand(tokens.batch, -1))
+        one_hot = torch.eye(tokens.count)[:3].expand(tokens.batch, -1, -1)
+        mixed = model.embed(tokens, Selection(step.indices, one_hot))
+        picked = tokens.projected[:, :3].flatten(0, 1)
+        torch.testing.assert_close(mixed.embeds, picked, atol=1e-5, rtol=1e-5)
+
+
+def painted(size, box):
+    """A noisy picture, and the same with one square painted."""
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(100, 156, (*size, 3), dtype=np.uint8)
+    other = pixels.copy()
+    top, left, edge = box
+    other[top : top + edge, left : left + edge] = [255, 0, 0]
+    return Image.fromarray(pixels), Image.fromarray(other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "edge"),
+    [("llava", (336, 336), 14), ("next_paper", (672, 672), 14), ("qwen", (336, 336), 28)],
+)
+def test_a_painted_patch_moves_its_own_token_most(kind, size, edge):
+    model = tiny.adapter(kind)
+    columns = size[1] // edge
+    for row, column in ((2, 7), (size[0] // edge - 2, 3), (5, columns - 1)):
+        pictures = painted(size, (row * edge, column * edge, edge))
+        before, after = model.encode(pictures, frozenset())
+        moved = (
+            model.embed(after, keep_all(after)).embeds
+            - model.embed(before, keep_all(before)).embeds
+        )
+        distances = moved.norm(dim=1)
+        if kind == "next_paper":  # behind the overview, one raster of 48 x 48
+            overview = (row // 2) * 24 + column // 2
+            assert int(distances[:576].argmax()) == overview
+            distances = distances[576:]
+        assert int(distances.argmax()) == row * columns + column
+
+
+@pytest.mark.parametrize(("name", "size"), [("640x480", (480, 640)), ("1000x336", (336, 1000))])
+def test_next_orders_are_the_official_ones(name, size):
+    """Kept tokens in VisPruner's order, and the native sequence with its newlines in LLaVA's."""
+    native = tiny.adapter("next_native")
+    shape = get_anyres_image_grid_shape(torch.tensor(size), tiny.PINPOINTS, 336)
+    tiles = 1 + shape[0] * shape[1]
+    assert torch.equal(native.order(tiles, torch.tensor(size)), ORDERS[f"llava/{name}/ids"])
+    keep = ORDERS["tile_mask"][:tiles].flatten().bool()
+    order = mosaic(shape, (24, 24))
+    assert torch.equal(order[keep[order]], ORDERS[f"vispruner/{name}/ids"])
+
+
+def test_a_newline_stays_with_its_row():
+    order = torch.tensor([0, 1, 2, 3, NEWLINE, 4, 5, NEWLINE, 6, 7, NEWLINE])
+    keep = torch.tensor([1, 0, 0, 1, 0, 0, 1, 1], dtype=torch.bool)  # rows 2-3, 4-5, 6-7
+    assert kept_positions(order, keep, overview=2).tolist() == [0, 3, 4, 8, 9, 10]
+    everything = torch.ones(8, dtype=torch.bool)
+    assert kept_positions(order, everything, overview=2).tolist() == list(range(11))
+    overview_only = torch.arange(8) < 2
+    assert kept_positions(order, overview_only, overview=2).tolist() == [0, 1]
+
+
+def test_paper_preprocessing_is_llavas_own():
+    """expand2square with the mean colour, then CLIP's resize: LLaVA's steps with PIL alone."""
+    image = tiny.images()[0]  # 320 x 240
+    processor = image_processor_for(
+        "nowhere",
+        None,
+        {
+            "type": "LlavaImageProcessorPil",
+            "do_pad": True,
+            "size": {"shortest_edge": 336},
+            "crop_size": {"height": 336, "width": 336},
+        },
+    )
+    got = processor(images=[image], return_tensors="pt")["pixel_values"][0]
+    square = Image.new("RGB", (320, 320), (122, 116, 104))
+    square.paste(image, (0, 40))
+    pixels = np.asarray(square.resize((336, 336), Image.BICUBIC), dtype=np.float32) / 255
+    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
+    expected = torch.tensor((pixels - mean) / std).permute(2, 0, 1)
+    assert float((got - expected).abs().max()) < 1e-5
+    cropped = type(processor)(size={"shortest_edge": 336}, crop_size=processor.crop_size)
+    other = cropped(images=[image], return_tensors="pt")["pixel_values"][0]
+    assert float((other - expected).abs().mean()) > 0.1  # centre crop is another picture
+
+
+def test_an_unknown_image_processor_names_the_near_ones():
+    with pytest.raises(UserError, match="Did you mean 'LlavaImageProcessorPil'"):
+        image_processor_for("nowhere", None, {"type": "LlavaImageProcesorPil"})
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_seeds_belong_to_the_image_and_its_tiles(kind):
+    model = tiny.adapter(kind)
+    together = model.encode(tiny.images(), frozenset())
+    alone = [model.encode([image], frozenset())[0] for image in tiny.images()]
+    assert [t.seeds for t in together] == [t.seeds for t in alone]
+    flat = [seed for t in together for seed in t.seeds]
+    assert len(set(flat)) == len(flat)

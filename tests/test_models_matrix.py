@@ -1,0 +1,57 @@
+"""Every strategy on every adapter: what the language model gets is what the selection says."""
+
+import pytest
+import tiny_models as tiny
+import torch
+from strategy_configs import BEFORE_LLM
+
+from agilepruner.models.base import split, stack
+from agilepruner.strategies.base import keep_all
+
+BUDGET = {"llava": 32, "next_paper": 160, "next_native": 160, "qwen": 24}
+
+
+@pytest.fixture(scope="module", params=tiny.KINDS)
+def encoded(request):
+    model = tiny.adapter(request.param)
+    return request.param, model, model.encode(tiny.images()[:2], model.provides)
+
+
+@pytest.mark.parametrize("name", sorted(BEFORE_LLM))
+def test_every_strategy_on_every_adapter(encoded, name):
+    kind, model, tokens = encoded
+    strategy = BEFORE_LLM[name]
+    if set(strategy.needs) - model.provides:
+        pytest.skip("the adapter says that it lacks what this strategy reads")
+    budget = BUDGET[kind]
+    visuals = []
+    for one in tokens:
+        selection = strategy(one, model.tile_budget(budget))
+        visuals.append(model.embed(one, selection))
+    for one, visual in zip(tokens, visuals):
+        assert visual.embeds.shape == (len(visual.anchors), model.config.text_config.hidden_size)
+        assert torch.isfinite(visual.embeds).all()
+        if strategy.merges:
+            continue
+        if not strategy.budgeted:
+            assert len(visual) == model.offered(one)
+        elif model.exact_budget:
+            assert len(visual) == budget
+        assert visual.anchors.tolist() == sorted(set(visual.anchors.tolist()))
+        whole = model.embed(one, keep_all(one)).embeds
+        assert torch.equal(visual.embeds, whole[visual.anchors])
+    prompts = [model.tokenize(question) for question in tiny.QUESTIONS]
+    for visual, answer in zip(visuals, model.generate(prompts, visuals, 3)):
+        assert set(answer.visual) == {len(visual)}
+
+
+def test_images_of_one_shape_are_selected_together_as_alone(encoded):
+    """The runner stacks images of equal grids; NeXT's tiles go to their own image again."""
+    kind, model, _ = encoded
+    strategy = BEFORE_LLM["agilepruner"]
+    pictures = [tiny.images()[0], tiny.images()[0].transpose(0)]
+    tokens = model.encode(pictures, model.provides)
+    share = model.tile_budget(BUDGET[kind])
+    together = split(strategy(stack(tokens), share), [t.batch for t in tokens])
+    for one, selection in zip(tokens, together):
+        assert torch.equal(selection.indices, strategy(one, share).indices)
