@@ -79,6 +79,8 @@ class Architecture:
 
     def at_grid(self, rows: int, columns: int) -> "Architecture":
         """Return the same model for an image of another patch grid (Qwen: grid_thw[1:])."""
+        if rows < 1 or columns < 1:
+            raise ValueError(f"a grid of {rows} x {columns} patches has no FLOPs")
         return replace(self, grid=(rows, columns))
 
     @classmethod
@@ -243,15 +245,19 @@ def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int =
 
     A strategy that knows better has a method ``flops(tokens, widths, budget) -> float`` (FLOPs per
     tile; ``widths`` maps what it may need to numbers per token). Otherwise: one Gram matrix over
-    what it compares, the largest product of every diversity method; nothing for strategies that
-    only sort scores. An estimate, unlike all other columns: sorting, top-k and the loops of greedy
-    methods are not matrix products.
+    the widest tensor that it compares, the largest product of the published methods (nothing for
+    baselines and for strategies that only sort scores), and for merging methods the mixing of the
+    features. An estimate, unlike all other columns: sorting, top-k and the loops of greedy methods
+    are not matrix products.
     """
-    widths = {"features": arch.vision_width, "keys": arch.vision_width, "projected": arch.width}
+    seen = arch.vision_width
+    widths = {"features": seen, "keys": seen, "last_keys": seen, "projected": arch.width}
     if hasattr(strategy, "flops"):
         return tiles * float(strategy.flops(arch.tokens, widths, budget))
-    compared = [widths[need] for need in strategy.needs if need in widths]
-    return tiles * max((gram_flops(arch.tokens, width) for width in compared), default=0.0)
+    compares = strategy.needs if strategy.family != "baseline" else ()
+    compared = max((widths[need] for need in compares if need in widths), default=0)
+    mixing = 2.0 * budget * arch.tokens * seen if strategy.merges else 0.0
+    return tiles * (gram_flops(arch.tokens, compared) + mixing)
 
 
 def _layer_macs(arch: Architecture, tokens: float, keys: float) -> float:

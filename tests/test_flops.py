@@ -1,5 +1,7 @@
 """FLOPs: the closed form equals torch's counter, and the papers' formulas their printed numbers."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -225,33 +227,38 @@ def test_fastervlm_flops_are_the_published_ones(visual, tera):
     assert flop / 1e12 == pytest.approx(tera, abs=0.03)
 
 
-class Compares:
-    """A strategy that needs distances between projected tokens."""
+@dataclass
+class Chooses:
+    """What ``selection_flops`` reads of a strategy."""
 
-    needs = frozenset({"projected", "attention"})
+    needs: set[str]
+    family: str = "diversity"
+    merges: bool = False
 
 
-class Counts:
+@dataclass
+class Counts(Chooses):
     """A strategy that states its own cost."""
-
-    needs = frozenset({"features"})
 
     def flops(self, tokens, widths, budget):
         return 2.0 * tokens * budget * widths["features"]
 
 
-class Sorts:
-    """A strategy that only ranks scores."""
-
-    needs = frozenset({"attention"})
-
-
 def test_selection_is_a_gram_matrix_unless_the_strategy_knows_better():
     arch = PUBLISHED["llava_1_5_7b"]
-    assert flops.selection_flops(Sorts(), arch, 64) == 0
-    assert flops.selection_flops(Compares(), arch, 64) == 2 * 576**2 * 4096
-    assert flops.selection_flops(Compares(), arch, 64, tiles=5) == 5 * 2 * 576**2 * 4096
-    assert flops.selection_flops(Counts(), arch, 64) == 2 * 576 * 64 * 1024
+    assert flops.selection_flops(Chooses({"attention"}), arch, 64) == 0
+    compares = Chooses({"projected", "attention"})
+    assert flops.selection_flops(compares, arch, 64) == 2 * 576**2 * 4096
+    assert flops.selection_flops(compares, arch, 64, tiles=5) == 5 * 2 * 576**2 * 4096
+    assert flops.selection_flops(Counts({"features"}), arch, 64) == 2 * 576 * 64 * 1024
+    pooling = Chooses({"features"}, family="baseline", merges=True)
+    assert flops.selection_flops(pooling, arch, 64) == 2 * 576 * 64 * 1024
+
+
+def test_an_empty_grid_is_refused():
+    with pytest.raises(ValueError, match="0 x 0 patches"):
+        PUBLISHED["qwen2_5_vl_7b"].at_grid(0, 0)
+    assert PUBLISHED["qwen2_5_vl_7b"].at_grid(72, 72).tokens == 1296
 
 
 def test_an_unknown_tower_is_the_users_to_fix():
