@@ -1,0 +1,1 @@
+"""The embedded suite: synthetic documents for ten benchmarks, and the code that draws them."""
