@@ -24,7 +24,6 @@ from agilepruner.torchvision import hide_if_broken
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = Path(__file__).parent / "suite" / "data"
 OWN_TASKS = Path(__file__).parent / "task_variants"
 
 
@@ -156,7 +155,7 @@ def load(
     Args:
         name: config name of the benchmark, and of its parquet file in a directory suite.
         benchmark: the benchmark config.
-        suite: ``kind`` is embedded, hub or local; local has a ``directory``.
+        suite: the suite config; ``kind`` is hub or directory.
         protocol: ``lmms`` or ``paper``.
         limit: keep the first so many units (documents that are scored together: MME's pairs,
             MMBench's rotations); None keeps all.
@@ -173,13 +172,7 @@ def load(
         config.update(dataset_path=hub["path"], dataset_name=hub.get("name"))
         version.update(repr(sorted(hub.items())).encode())
     else:
-        directory = EMBEDDED if suite["kind"] == "embedded" else Path(suite["directory"])
-        file = directory / f"{name}.parquet"
-        if not file.exists():
-            raise UserError(
-                f"The suite has no documents for '{name}': {file} does not exist. Choose another "
-                "benchmark, or build a suite with `python scripts/build_suite.py --help`."
-            )
+        file = suite_file(suite, name)
         os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
         config.update(
             dataset_path="parquet",
@@ -210,6 +203,28 @@ def load(
             documents.append(Document(index, question, keys[index], limit_tokens, stop))
             version.update(repr((index, question, limit_tokens, stop)).encode())
     return Benchmark(name, benchmark, chosen, task, split, documents, version.hexdigest()[:16])
+
+
+def suite_file(suite: Mapping[str, Any], benchmark: str) -> Path:
+    """The parquet file of a benchmark in a directory suite.
+
+    Raises:
+        UserError: there is no such directory or file; says what there is.
+    """
+    directory = Path(suite["directory"])
+    if suite["directory"] == "???" or not directory.is_dir():
+        raise UserError(
+            f"The suite directory {directory} does not exist. Set suite.directory=..., or build "
+            "one with scripts/build_suite.py."
+        )
+    file = directory / f"{benchmark}.parquet"
+    if not file.exists():
+        have = sorted(path.stem for path in directory.glob("*.parquet"))
+        raise UserError(
+            f"Suite '{suite['name']}' has no documents for '{benchmark}' ({file} does not exist). "
+            f"It has: {', '.join(have) or 'nothing'}."
+        )
+    return file
 
 
 def image_keys(dataset: Any, image_id: str | None) -> list[str]:

@@ -29,6 +29,7 @@ from agilepruner.runner.cells import (
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.rows import Row, read_row, write_row
 from agilepruner.strategies.base import Strategy
+from evals.tasks import suite_file
 
 log = logging.getLogger(__name__)
 
@@ -164,16 +165,7 @@ def suite_identity(
     """
     if suite["kind"] == "hub":
         return {"kind": "hub", **settings["hub"]}
-    directory = Path(suite["directory"])
-    if not directory.is_dir():
-        raise UserError(f"The suite directory {directory} does not exist. Set suite.directory.")
-    file = directory / f"{benchmark}.parquet"
-    if not file.exists():
-        have = sorted(path.stem for path in directory.glob("*.parquet"))
-        raise UserError(
-            f"Suite '{suite['name']}' has no documents for '{benchmark}' ({file} does not exist). "
-            f"It has: {', '.join(have) or 'nothing'}."
-        )
+    file = suite_file(suite, benchmark)
     return {"kind": "directory", "documents": file_digest(file)}
 
 
@@ -249,6 +241,7 @@ def _execute(
                 journals,
                 images_per_window=config["images_per_window"],
                 batch_size=config["batch_size"],
+                workers=_workers(config["workers"], adapter),
                 most_new_tokens=config["model"]["max_new_tokens"],
                 rank=rank,
                 world_size=world,
@@ -263,6 +256,13 @@ def _execute(
                 _finish(run, cell, benchmark, adapter, journals[cell.id].read(), world)
                 progress.cell_done()
             spent["score"] += time.perf_counter() - clock
+
+
+def _workers(wanted: int | None, adapter: Any) -> int:
+    """Generation threads: one per core on a CPU, one on a GPU."""
+    if wanted is not None:
+        return wanted
+    return 1 if "cuda" in adapter.environment["device"] else len(os.sched_getaffinity(0))
 
 
 def load_model(model: Mapping[str, Any]) -> Any:
@@ -288,8 +288,9 @@ def _finish(
             doc, cause = next(iter(errors.items()))
             raise _CellFailed(f"{len(errors)} of {len(entries)} failed; document {doc}: {cause}")
         answers = {doc: entry.answer or "" for doc, entry in entries.items()}
-        scores = score(benchmark, answers, exact_words=run.config["suite"]["kind"] == "embedded")
-        audit(cell, entries.values(), adapter.full)
+        scores = score(benchmark, answers, exact_words=run.config["suite"]["synthetic"])
+        if adapter.exact_budget:
+            audit(cell, entries.values())
     except (UserError, _CellFailed, ValueError) as error:
         write = {"status": "failed", "error": str(error), "failures": len(errors)}
         log.error("%s at %d on %s failed: %s", row.label, cell.budget, row.benchmark_label, error)
@@ -315,7 +316,7 @@ class _CellFailed(Exception):
     """A document of the cell failed."""
 
 
-def audit(cell: Cell, entries: Any, full: int) -> None:
+def audit(cell: Cell, entries: Any) -> None:
     """Refuse a cell whose measured visual tokens are not what its budget promises.
 
     Raises:
@@ -324,10 +325,11 @@ def audit(cell: Cell, entries: Any, full: int) -> None:
     if cell.strategy.merges or cell.strategy.family == "decoder":
         return  # their counts are their own; the row shows them
     for entry in entries:
-        if entry.visual != min(cell.budget, full):
+        promised = min(cell.budget, entry.offered) if cell.strategy.budgeted else entry.offered
+        if entry.visual != promised:
             raise ValueError(
                 f"document {entry.doc}: {entry.visual} visual tokens entered the language model, "
-                f"the budget is {cell.budget}"
+                f"expected {promised} (budget {cell.budget}, the image has {entry.offered})"
             )
 
 
@@ -366,14 +368,21 @@ def measures(entries: Sequence[Entry], cell: Cell, adapter: Any) -> dict[str, An
     per_layer = [e.visual if isinstance(e.visual, list) else [e.visual] * layers for e in entries]
     entering = [visual[0] for visual in per_layer]
     architecture = Architecture.from_config(adapter.config)
-    selection = selection_flops(cell.strategy, architecture, cell.budget)
     known: dict[tuple, dict[str, float]] = {}
     totals: dict[str, float] = defaultdict(float)
     for entry, visual in zip(entries, per_layer):
-        key = (*visual, entry.text_tokens, entry.new_tokens)
+        grid, tiles = entry.grid or (0, 0), entry.tiles
+        key = (*visual, entry.text_tokens, entry.new_tokens, *grid, tiles)
         if key not in known:
+            seen = architecture.at_grid(*(size * architecture.merge for size in grid))
+            share = adapter.tile_budget(cell.budget)
             known[key] = document_flops(
-                architecture, visual, entry.text_tokens, entry.new_tokens, selection=selection
+                seen,
+                visual,
+                entry.text_tokens,
+                entry.new_tokens,
+                tiles=tiles,
+                selection=selection_flops(cell.strategy, seen, share, tiles),
             )
         for part, value in known[key].items():
             totals[part] += value

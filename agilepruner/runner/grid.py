@@ -44,7 +44,7 @@ class Prompt:
 
     cell: Cell
     document: Document
-    prompt: list[int]
+    ids: list[int]
     visual: Visual
     tokens: VisualTokens
     complexity: dict[str, float]
@@ -52,7 +52,7 @@ class Prompt:
 
     @property
     def length(self) -> int:
-        return len(self.prompt) - 1 + len(self.visual)
+        return len(self.ids) - 1 + len(self.visual)
 
 
 @dataclass
@@ -153,39 +153,41 @@ class Grid:
         return images
 
     def _answer(self, images: list[Image]) -> None:
-        prompts = [s for cell in self.cells for s in self._prompts(cell, images)]
+        started = time.perf_counter()
+        cells = [cell for cell in self.cells if cell.id not in self.failed]
+        prompts = [p for part in self._map(lambda c: self._prompts(c, images), cells) for p in part]
+        self.seconds["select"] += time.perf_counter() - started
         # Composition depends on the plan alone, not on what a journal holds: a resumed run batches
         # as the first one did, and its answers are the same to the last bit.
-        prompts.sort(key=lambda s: (s.length, s.document.index))
-        alike = groupby(prompts, key=lambda s: (s.length, self._limit(s.document)))
+        prompts.sort(key=lambda p: (p.length, p.document.index))
+        alike = groupby(prompts, key=lambda p: (p.length, self._limit(p.document)))
         batches = [batch for _, same in alike for batch in chunks(same, self.batch_size)]
-        wanted = [b for b in batches if any(self._open(s.cell, s.document) for s in b)]
-        started = time.perf_counter()
+        wanted = [b for b in batches if any(self._open(p.cell, p.document) for p in b)]
+        started, journal = time.perf_counter(), self.seconds["journal"]
         for results in self._map(self._generate, wanted):
             self._commit(results)
-        self.seconds["generate"] += time.perf_counter() - started
+        journal = self.seconds["journal"] - journal
+        self.seconds["generate"] += time.perf_counter() - started - journal
 
     def _map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
         """Results in order, computed by ``workers`` threads of one core each.
 
-        On a CPU that is faster than one call with many cores, whose cores wait for each other
-        after every small layer.
+        On a CPU that is faster than one call with many cores, which wait for each other after
+        every small layer.
         """
         if self.workers == 1:
             yield from map(function, items)
             return
-        with ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1)) as pool:
-            futures = [pool.submit(function, item) for item in items]
-            try:
-                for future in futures:
-                    yield future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(self.workers, initializer=lambda: torch.set_num_threads(1))
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
 
-    def _prompts(self, cell: Cell, images: list[Image]) -> Iterator[Prompt]:
+    def _prompts(self, cell: Cell, images: list[Image]) -> list["Prompt"]:
         """Select for one cell on all images of the window, and build its prompts."""
-        if cell.id in self.failed:
-            return
         started = time.perf_counter()
         try:
             chosen = self._select(cell, images)
@@ -193,18 +195,17 @@ class Grid:
             log.debug("selection failed", exc_info=True)
             documents = [document for image in images for document in image.documents]
             self._fail(documents, [cell], f"selection failed: {_cause(error)}")
-            return
-        spent = time.perf_counter() - started
-        self.seconds["select"] += spent
+            return []
         total = sum(len(image.documents) for image in images)
+        share = (time.perf_counter() - started) / total
+        prompts = []
         for image, (visual, rank) in zip(images, chosen):
             complexity = {**image.complexity, "erank_kept": rank}
-            seconds = {"encode": image.encode_seconds, "select": spent / total}
+            seconds = {"encode": image.encode_seconds, "select": share}
             for document in image.documents:
-                prompt = self.adapter.tokenize(document.question)
-                yield Prompt(
-                    cell, document, prompt, visual, image.tokens, complexity, dict(seconds)
-                )
+                ids = self.adapter.tokenize(document.question)
+                prompts.append(Prompt(cell, document, ids, visual, complexity, dict(seconds)))
+        return prompts
 
     def _select(self, cell: Cell, images: list[Image]) -> list[tuple[Visual, float]]:
         """Per image: what the language model sees, and the effective rank of it."""
@@ -233,7 +234,7 @@ class Grid:
         try:
             answers: list[Generation | None] = list(
                 self.adapter.generate(
-                    [s.prompt for s in batch],
+                    [s.ids for s in batch],
                     [s.visual for s in batch],
                     self._limit(batch[0].document),
                 )
@@ -268,7 +269,7 @@ class Grid:
                 Entry(
                     doc=document.index,
                     answer=cut(answer.text, document.stop),
-                    text_tokens=len(sequence.prompt) - 1,
+                    text_tokens=len(sequence.ids) - 1,
                     new_tokens=answer.new_tokens,
                     visual=layers[0] if len(set(layers)) == 1 else layers,
                     offered=self.adapter.offered(sequence.tokens),
