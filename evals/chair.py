@@ -3,8 +3,8 @@
 The scorer tokenises, tags and lemmatises with NLTK, whose data is a download. Where that data is
 absent, ``language_data`` lends the scorer a stand-in: the same Treebank tokenizer (it needs no
 data), every word tagged a noun, and plurals reduced by rule to the object words of the task's own
-tables. On the embedded suite, whose captions use a closed vocabulary, that is exact; on free text it
-is not (a verb such as "to train" would count as a train), so ``hub`` runs refuse it.
+tables. On the embedded suite, whose captions use a closed vocabulary, that is exact; on free text
+it is not (a verb such as "to train" would count as a train), so real captions refuse it.
 """
 
 from collections.abc import Iterator

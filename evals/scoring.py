@@ -1,7 +1,7 @@
 """Score a cell by replaying its journal through lmms-eval's own per-document and aggregate code.
 
-No model is needed: rescoring is seconds. Equal to ``lmms_eval.evaluator.evaluate`` (tested), without
-its habit of losing every task of a call to one bad document.
+No model is needed: rescoring is seconds. Equal to ``lmms_eval.evaluator.evaluate`` (tested), but
+one bad document does not take every task of the call with it.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from evals.chair import language_data
@@ -41,13 +42,19 @@ class Scores:
     notes: list[str]
 
 
-def score(benchmark: Benchmark, answers: Mapping[int, str], exact_words: bool) -> Scores:
+def score(
+    benchmark: Benchmark,
+    answers: Mapping[int, str],
+    exact_words: bool,
+    folder: Path | None = None,
+) -> Scores:
     """Score ``answers`` (document index -> text), which must cover every document.
 
     Args:
         benchmark: the loaded benchmark.
         answers: one answer per document; an empty string is an answer, a missing one is not.
         exact_words: the suite's captions use a closed vocabulary (CHAIR's stand-in is exact).
+        folder: where metrics leave files (details, submissions for a server); None drops them.
 
     Raises:
         ValueError: a document has no answer, or the headline metric cannot be computed.
@@ -57,6 +64,9 @@ def score(benchmark: Benchmark, answers: Mapping[int, str], exact_words: bool) -
     if holes:
         raise ValueError(f"{len(holes)} documents have no answer (first: {holes[:5]})")
     task, notes = benchmark.task, []
+    headline = benchmark.protocol["headline"]
+    parts = headline["sum"] if "sum" in headline else [headline["metric"]]
+    counted: list[int] = []  # a headline may be of some documents only (MME's perception)
     items: dict[str, list[Any]] = defaultdict(list)
     per_unit: dict[Any, list[tuple[dict[str, Any], str]]] = defaultdict(list)
     needs_words = benchmark.config.get("needs_language_data", False)
@@ -68,26 +78,26 @@ def score(benchmark: Benchmark, answers: Mapping[int, str], exact_words: bool) -
             record = benchmark.record(document.index)
             unit = unit_of(record, benchmark.config.get("unit"), document.index)
             result = type(task).process_results.__wrapped__(task, record, [answers[document.index]])
-            per_unit[unit].append((result, document.image_key))
+            if any(part in result for part in parts):
+                counted.append(document.index)
+                per_unit[unit].append((result, document.image_key))
             for name, item in result.items():
                 if name in task.aggregation():
                     items[name].append(item)
         metrics = {}
         for name, aggregate in task.aggregation().items():
             if items[name]:
-                value = _aggregate(aggregate, items[name])
+                value = _aggregate(aggregate, items[name], folder)
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     metrics[name] = float(value)
         units = [_unit_score(benchmark, [r for r, _ in group]) for group in per_unit.values()]
-    headline = benchmark.protocol["headline"]
-    parts = headline["sum"] if "sum" in headline else [headline["metric"]]
     present = [part for part in parts if part in metrics]
     if not present:
         raise ValueError(f"no score: lmms-eval gave no finite value for {', '.join(parts)}")
     scale = float(headline["scale"])
     if "scale_per" in headline:
         column = task.dataset_no_image[benchmark.split][headline["scale_per"]]
-        scale *= len({column[d.index] for d in benchmark.documents})
+        scale *= len({column[index] for index in counted})
     return Scores(
         metric=headline["metric"],
         value=sum(metrics[part] for part in present) * headline.get("multiplier", 1),
@@ -101,11 +111,11 @@ def score(benchmark: Benchmark, answers: Mapping[int, str], exact_words: bool) -
     )
 
 
-def _aggregate(aggregate: Any, items: list[Any]) -> Any:
+def _aggregate(aggregate: Any, items: list[Any], folder: Path | None) -> Any:
     if "args" not in signature(aggregate).parameters:
         return aggregate(items)
-    with tempfile.TemporaryDirectory() as folder:  # MMBench writes a file of details
-        return aggregate(items, args=Namespace(output_path=folder))
+    with tempfile.TemporaryDirectory() as nowhere:
+        return aggregate(items, args=Namespace(output_path=str(folder or nowhere)))
 
 
 def _unit_score(benchmark: Benchmark, results: list[dict[str, Any]]) -> float:

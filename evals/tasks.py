@@ -1,7 +1,7 @@
 """lmms-eval task objects over any suite, and their documents.
 
-The task code (prompts, answer parsing, aggregation) is lmms-eval's own, taken from the YAML files it
-ships; a benchmark config only says which file, which metric is the headline, and what to override.
+The task code (prompts, answer parsing, aggregation) is lmms-eval's own, taken from the YAML files
+it ships; a benchmark config says which file, which metric is the headline, and what to override.
 """
 
 import contextlib
@@ -131,8 +131,9 @@ def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapp
     with quiet():
         config = load_yaml_config(str(path), mode="full")
     config.update(copy.deepcopy(dict(chosen.get("overrides", {}))))
-    if "process_results" in chosen:
-        config["process_results"] = resolve(chosen["process_results"])
+    for function in ("process_results", "doc_to_text"):
+        if function in chosen:
+            config[function] = resolve(chosen[function])
     metrics = [m for m in config["metric_list"] if m["metric"] != "submission"]
     replaced = chosen.get("aggregations", {})
     known = {metric["metric"]: metric for metric in metrics}
@@ -168,7 +169,7 @@ def load(
     split = config.get("test_split") or config["validation_split"]
     version = hashlib.sha256()
     if suite["kind"] == "hub":
-        hub = benchmark["hub"]
+        hub = chosen.get("hub", benchmark["hub"])
         config.update(dataset_path=hub["path"], dataset_name=hub.get("name"))
         version.update(repr(sorted(hub.items())).encode())
     else:
@@ -185,10 +186,10 @@ def load(
         task = task_class(config=config)
         task.build_all_requests()
     total = len(task.dataset[split])
-    if suite["kind"] == "hub" and total != benchmark["hub"]["size"]:
+    if suite["kind"] == "hub" and total != hub["size"]:
         raise UserError(
-            f"{benchmark['label']}: split '{split}' has {total} documents, the benchmark has "
-            f"{benchmark['hub']['size']}. The data set changed; scores would not compare."
+            f"{benchmark['label']}: split '{split}' of {hub['path']} has {total} documents, the "
+            f"benchmark has {hub['size']}. The data set changed; scores would not compare."
         )
     keys = image_keys(task.dataset[split], benchmark.get("image_id"))
     wanted = first_units(task.dataset_no_image[split], benchmark.get("unit"), limit)
@@ -228,7 +229,7 @@ def suite_file(suite: Mapping[str, Any], benchmark: str) -> Path:
 
 
 def image_keys(dataset: Any, image_id: str | None) -> list[str]:
-    """One key per document, equal for equal images: a column's value, or the encoded bytes' hash."""
+    """One key per document, equal for equal images: a column's value, or a hash of the file."""
     if image_id is not None and image_id in dataset.column_names:
         return [str(value) for value in dataset[image_id]]
     from datasets import Image as ImageFeature

@@ -1,0 +1,1 @@
+"""From cells to rows: plan, answer, journal, score."""

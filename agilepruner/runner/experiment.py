@@ -19,7 +19,7 @@ from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from agilepruner import __version__
-from agilepruner.errors import UserError
+from agilepruner.errors import UserError, unknown
 from agilepruner.runner.cells import (
     Cell,
     directory_digest,
@@ -33,6 +33,7 @@ from evals.tasks import suite_file
 
 log = logging.getLogger(__name__)
 
+PROTOCOLS = ("lmms", "paper")
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 VERSIONS = ("torch", "transformers", "lmms-eval", "datasets", "hydra-core")
 
@@ -60,6 +61,8 @@ def plan(config: DictConfig) -> Run:
     Raises:
         UserError: what is wrong and how to fix it.
     """
+    if config.protocol not in PROTOCOLS:
+        raise unknown("protocol", config.protocol, PROTOCOLS)
     data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     budgets = _budgets(data["budget"])
     if not data.get("strategy") or not data.get("benchmark"):
@@ -77,6 +80,13 @@ def plan(config: DictConfig) -> Run:
             raise UserError(
                 f"budget={budget} is more than the {full} visual tokens of model "
                 f"'{data['model']['name']}'. Choose 1 to {full}; strategy=vanilla keeps all."
+            )
+        tiles = data["model"].get("tiles", 1)
+        if budget % tiles:
+            raise UserError(
+                f"budget={budget} cannot be shared by the {tiles} tiles of model "
+                f"'{data['model']['name']}'. Choose a multiple of {tiles}, e.g. "
+                f"{max(tiles, budget // tiles * tiles)}."
             )
     identity = model_identity(data["model"])
     cells = []
@@ -274,7 +284,7 @@ def load_model(model: Mapping[str, Any]) -> Any:
 def _finish(
     run: Run, cell: Cell, benchmark: Any, adapter: Any, entries: Mapping[int, Entry], world: int
 ) -> None:
-    """Score a complete journal and write the row; with other ranks at work, leave it to the last."""
+    """Score a complete journal and write the row; the last of several ranks does."""
     from evals.scoring import score
 
     errors = {doc: entry.error for doc, entry in entries.items() if entry.error}
@@ -288,7 +298,8 @@ def _finish(
             doc, cause = next(iter(errors.items()))
             raise _CellFailed(f"{len(errors)} of {len(entries)} failed; document {doc}: {cause}")
         answers = {doc: entry.answer or "" for doc, entry in entries.items()}
-        scores = score(benchmark, answers, exact_words=run.config["suite"]["synthetic"])
+        synthetic = run.config["suite"]["synthetic"]
+        scores = score(benchmark, answers, exact_words=synthetic, folder=run.folder(cell))
         if adapter.exact_budget:
             audit(cell, entries.values())
     except (UserError, _CellFailed, ValueError) as error:

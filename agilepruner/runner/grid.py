@@ -1,7 +1,7 @@
 """Answer the documents of one benchmark for many cells at once.
 
 Each image is decoded and encoded once, for all strategies and budgets. Every (document, cell) pair
-is one sequence; sequences of equal length are batched without padding. Answers are journaled batch by
+is one prompt; prompts of equal length are batched without padding. Answers are journaled batch by
 batch, so a kill costs what is in flight and no more.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from agilepruner.complexity import attention_entropy, effective_rank
+from agilepruner.complexity import attention_entropy, effective_rank_small
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
@@ -87,7 +87,7 @@ class Grid:
     def run(self) -> None:
         """Answer whatever the journals do not hold yet."""
         self._done = {
-            cell.id: {doc for doc, entry in self.journals[cell.id].read().items() if not entry.error}
+            cell.id: {doc for doc, e in self.journals[cell.id].read().items() if not e.error}
             for cell in self.cells
         }
         mine = list(self._groups())[self.rank :: self.world_size]
@@ -139,7 +139,7 @@ class Grid:
         started = time.perf_counter()
         for same in _by_grid(images):
             tokens = stack([image.tokens for image in same])
-            ranks = effective_rank(tokens.projected)
+            ranks = effective_rank_small(tokens.projected)
             entropies = (
                 attention_entropy(tokens.attention) if tokens.attention is not None else None
             )
@@ -204,7 +204,9 @@ class Grid:
             seconds = {"encode": image.encode_seconds, "select": share}
             for document in image.documents:
                 ids = self.adapter.tokenize(document.question)
-                prompts.append(Prompt(cell, document, ids, visual, complexity, dict(seconds)))
+                prompts.append(
+                    Prompt(cell, document, ids, visual, image.tokens, complexity, dict(seconds))
+                )
         return prompts
 
     def _select(self, cell: Cell, images: list[Image]) -> list[tuple[Visual, float]]:
@@ -298,8 +300,8 @@ class Grid:
 def ranks_of(visuals: Sequence[Visual]) -> list[float]:
     """Effective rank of the tokens that each prompt shows, batched where counts agree."""
     if len({len(visual) for visual in visuals}) == 1:
-        return effective_rank(torch.stack([visual.embeds for visual in visuals])).tolist()
-    return [float(effective_rank(visual.embeds[None])) for visual in visuals]
+        return effective_rank_small(torch.stack([visual.embeds for visual in visuals])).tolist()
+    return [float(effective_rank_small(visual.embeds[None])) for visual in visuals]
 
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
