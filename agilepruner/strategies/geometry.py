@@ -32,16 +32,16 @@ def farthest_first(distances: Tensor, chosen: Tensor, count: int) -> Tensor:
     """
     batch, n, _ = distances.shape
     distances.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
-    rows = distances.reshape(batch * n, n)
-    first_row = torch.arange(batch, device=rows.device) * n  # (B,) where each image begins
-    starts = (chosen + first_row[:, None]).flatten()
-    nearest = rows.index_select(0, starts).view(batch, -1, n).amin(dim=1)  # (B, N)
-
-    order = torch.empty(count, batch, dtype=torch.long, device=rows.device)
-    order[: chosen.shape[1]] = chosen.T
-    row, at = torch.empty_like(nearest), torch.empty_like(first_row)
-    for farthest in order[chosen.shape[1] :].unbind():
-        torch.argmax(nearest, dim=1, out=farthest)
-        torch.index_select(rows, 0, torch.add(farthest, first_row, out=at), out=row)
-        torch.minimum(nearest, row, out=nearest)
-    return order.T
+    with torch.inference_mode():  # less overhead per operation
+        rows = distances.reshape(batch * n, n)
+        first_row = torch.arange(batch, device=rows.device) * n  # where each image begins
+        starts = (chosen + first_row[:, None]).flatten()
+        nearest = rows.index_select(0, starts).view(batch, -1, n).amin(dim=1)  # (B, N)
+        order = torch.empty(count, batch, dtype=torch.long, device=rows.device)
+        order[: chosen.shape[1]] = chosen.T
+        row, at = torch.empty_like(nearest), torch.empty_like(first_row)
+        for farthest in order[chosen.shape[1] :].unbind():
+            torch.argmax(nearest, dim=1, out=farthest)
+            torch.index_select(rows, 0, torch.add(farthest, first_row, out=at), out=row)
+            torch.minimum(nearest, row, out=nearest)
+    return order.T.clone()  # an ordinary tensor again

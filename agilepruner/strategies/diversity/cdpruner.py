@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 from agilepruner.strategies.geometry import unit
 
 
@@ -20,7 +20,7 @@ class CDPruner(Strategy):
     vision tower's own checkpoint.
 
     Differs from the released code: once the kernel's rank is used up (more tokens than feature
-    dimensions) the rest is filled by remaining variance instead of NaN.
+    dimensions) the most relevant tokens fill the budget instead of NaN.
 
     Attributes:
         joint_range: scale relevance over all rows of the batch together, as the released code
@@ -54,25 +54,37 @@ def greedy_map(kernel: Tensor, count: int) -> Tensor:
     """Greedy MAP inference of a DPP (Chen et al. 2018), (B, N, N) kernel -> (B, count) in order.
 
     Keeps, per token, its variance given the selected ones (the squared last entry of a growing
-    Cholesky factor): each step takes the largest and updates the rest by one factor row.
+    Cholesky factor): each step takes the largest and updates the rest by one factor row. Where no
+    variance is left, the largest kernel diagonals fill up. The order of the float32 operations is
+    the released code's; no synchronisation with the device until the end.
     """
     batch, n, _ = kernel.shape
-    rows = kernel.reshape(batch * n, n)
-    first_row = torch.arange(batch, device=kernel.device) * n
-    images = torch.arange(batch, device=kernel.device)
-    variance = kernel.diagonal(dim1=1, dim2=2).clone()  # (B, N)
-    factors = kernel.new_zeros(batch, count, n)
-    order = torch.empty(count, batch, dtype=torch.long, device=kernel.device)
-    for step, chosen in enumerate(order.unbind()):
-        torch.argmax(variance, dim=1, out=chosen)
-        at = chosen[:, None]
-        past = factors[:, :step]  # (B, step, N)
-        own = past.gather(2, at[:, None, :].expand(-1, step, -1))  # (B, step, 1)
-        explained = (own.mT @ past).squeeze(1)  # (B, N)
-        largest = variance.gather(1, at)
-        factor = (rows.index_select(0, chosen + first_row) - explained) / largest.sqrt()
-        factor = torch.where(largest > 0, factor, torch.zeros_like(factor))
-        factors[:, step] = factor
-        variance -= factor.square()
-        variance[images, chosen] = -torch.inf
-    return order.T
+    quality = kernel.diagonal(dim1=1, dim2=2)
+    with torch.inference_mode():  # less overhead per operation
+        rows = kernel.reshape(batch * n, n)
+        first_row = torch.arange(batch, device=kernel.device) * n  # where each image begins
+        variance = quality.clone()  # (B, N)
+        factors = kernel.new_empty(count, batch, n)
+        columns, blocks = factors.view(count, -1), factors.transpose(0, 1)
+        gains = kernel.new_empty(count, batch)
+        order = torch.empty(count, batch, dtype=torch.long, device=kernel.device)
+        at = torch.empty_like(first_row)
+        for step, (chosen, gain) in enumerate(zip(order.unbind(), gains.unbind())):
+            torch.argmax(variance, dim=1, out=chosen)
+            torch.add(chosen, first_row, out=at)
+            torch.index_select(variance.view(-1), 0, at, out=gain)
+            factor = rows.index_select(0, at)  # (B, N)
+            if step:
+                own = columns[:step].index_select(1, at).T[:, None]  # (B, 1, step)
+                factor -= (own @ blocks[:, :step]).squeeze(1)
+            factor /= gain.sqrt()[:, None]
+            factors[step] = factor
+            variance -= factor.square_()
+            variance.view(-1).index_fill_(0, at, -torch.inf)
+    order = order.T.clone()
+    if not bool((gains > 0).all()):
+        for chosen, gain, value in zip(order, gains.T, quality):
+            sound = int((gain > 0).long().cumprod(0).sum())
+            left = value.index_fill(0, chosen[:sound], -torch.inf)
+            chosen[sound:] = top(left, count - sound)
+    return order
