@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import tiny_models
 import torch
 from golden_cases import CASES, INPUTS, OUTPUTS, cases, indices, inputs, outputs
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 
 from agilepruner.errors import UserError
 from agilepruner.models.decoder import Prefill, shorten
-from agilepruner.strategies.base import VisualTokens, top
+from agilepruner.strategies.base import VisualTokens, keep_all, top
 from agilepruner.strategies.decoder.fastv import FastV
 from agilepruner.strategies.decoder.pyramiddrop import PyramidDrop
 from agilepruner.strategies.decoder.schedule import Stage, average, received
@@ -350,3 +351,65 @@ def test_half_precision_generates(name):
     model, (ids, visual, mask) = tiny().to(torch.bfloat16), prompts()
     with shorten(model.model, DECODER[name], 8, visual, mask):
         assert generate(model, ids, mask).sequences.shape[1] == ids.shape[1] + NEW
+
+
+# Inside the real vision-language classes, M-RoPE and left padding included
+
+
+def answer(adapter):
+    """What ``adapter.run`` needs for three documents, and their prompt masks."""
+    tokens = adapter.encode(tiny_models.images(), adapter.provides)
+    asked = [adapter.tokenize(question) for question in tiny_models.QUESTIONS]
+    visuals = [adapter.embed(one, keep_all(one)) for one in tokens]
+    output, rows, pads = adapter.run(asked, visuals, NEW, output_logits=True)
+    ids = torch.tensor([[0] * pad + row for pad, row in zip(pads, rows)])
+    mask = torch.tensor([[0] * pad + [1] * len(row) for pad, row in zip(pads, rows)])
+    visual = (ids == adapter.image_token) & mask.bool()
+    return asked, visuals, visual, mask, torch.stack(output.logits, dim=1)
+
+
+@pytest.mark.parametrize("kind", ["llava", "next_native", "qwen"])
+@each
+def test_in_every_model_nothing_dropped_is_plain(kind, name):
+    adapter = tiny_models.adapter(kind)
+    asked, visuals, visual, mask, plain = answer(adapter)
+    plans = [[Stage(1, count)] for count in visual.sum(dim=1).tolist()]
+    language = adapter.model.model.language_model
+    with Prefill(language, DECODER[name], plans, visual, mask).hooks():
+        output, *_ = adapter.run(asked, visuals, NEW, output_logits=True)
+    logits = torch.stack(output.logits, dim=1)
+    if kind == "qwen" and DECODER[name].positions == "reset":
+        assert torch.isfinite(logits).all()  # positions in the image are given up, as declared
+    else:
+        assert (logits - plain).abs().max() == 0.0
+
+
+@pytest.mark.parametrize("kind", ["llava", "next_native", "qwen"])
+def test_in_every_model_fastv_is_the_whole_sequence_with_the_dropped_masked(kind):
+    adapter = tiny_models.adapter(kind)
+    asked, visuals, visual, mask, plain = answer(adapter)
+    language = adapter.model.model.language_model
+    plans = [[Stage(1, count // 4)] for count in visual.sum(dim=1).tolist()]
+    with Prefill(language, FastV(), plans, visual, mask).hooks() as prefill:
+        output, *_ = adapter.run(asked, visuals, NEW, output_logits=True)
+    there = mask.bool() & ~visual
+    for row, kept in enumerate(prefill.kept[0]):
+        there[row, kept] = True
+
+    def hide(_layer, args, named):
+        length = (args[0] if args else named["hidden_states"]).shape[1]
+        past = named["past_key_values"].get_seq_length(1)
+        columns = torch.nn.functional.pad(there, (0, past + length - there.shape[1]), value=True)
+        causal = torch.ones(length, past + length, dtype=torch.bool).tril(past)
+        seen = causal & columns[:, None, None]
+        seen |= torch.eye(length, past + length, dtype=torch.bool) & (past == 0)  # no empty rows
+        return args, {**named, "attention_mask": seen}
+
+    handle = language.layers[1].register_forward_pre_hook(hide, with_kwargs=True)
+    try:
+        expected, *_ = adapter.run(asked, visuals, NEW, output_logits=True)
+    finally:
+        handle.remove()
+    difference = torch.stack(output.logits, dim=1) - torch.stack(expected.logits, dim=1)
+    assert difference.abs().max() < 1e-5 * plain.abs().max()
+    assert (torch.stack(output.logits, dim=1) - plain).abs().max() > 0.05
