@@ -121,23 +121,22 @@ def centred_gram_and_distances(x: Tensor) -> tuple[Tensor, Tensor]:
 def thin_by_attention(attention: Tensor, distances: Tensor, tau: Tensor, budget: int) -> Tensor:
     """The walk: (B, H, N) attention, (B, N, N) distances, (B, N) tau by rank -> (B, budget).
 
-    Which ranks each rank would suppress is worked out on the device and crosses to the CPU once;
+    Which patches each patch would suppress is worked out on the device and crosses to the CPU once;
     the walk itself is a few boolean rows.
     """
     order = top(attention.float().mean(dim=1), attention.shape[-1])  # (B, N), rank -> patch
-    n = order.shape[1]
-    rows = distances.gather(1, order[:, :, None].expand(-1, -1, n))  # rows by rank
-    close = (rows < tau[:, :, None]).cpu().numpy()  # (B, N rank, N patch)
+    reach = torch.empty_like(tau).scatter_(1, order, tau)  # (B, N), by patch
+    close = (distances < reach[:, :, None]).cpu().numpy()
     chosen = []
-    for image, patches in zip(close, order.tolist()):
+    for suppresses, patches in zip(close, order.tolist()):
         kept: list[int] = []
-        suppressed = image[0] & False
-        for rank, patch in enumerate(patches):
+        suppressed = suppresses[0] & False
+        for patch in patches:
             if len(kept) == budget:
                 break
             if not suppressed[patch]:
                 kept.append(patch)
-                suppressed |= image[rank]
+                suppressed |= suppresses[patch]
         taken = set(kept)
         kept += [patch for patch in patches if patch not in taken][: budget - len(kept)]
         chosen.append(kept)

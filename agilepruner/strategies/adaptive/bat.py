@@ -21,8 +21,9 @@ class BAT(Strategy):
     and has released no code; how AgilePruner applies it to an LVLM is not published. This port
     acts once, after the vision tower and without training: the most attended patches, a quarter
     more than their share of the budget, are matched in two alternating halves and the most similar
-    pairs averaged; all other patches form density-peak clusters, each averaged. Similarity is the
-    cosine of the penultimate features. Output in raster order of the patches that stand for them.
+    pairs merged; all others form density-peak clusters, each merged. Similarity is the cosine
+    of the penultimate features, a merged token the attention-weighted mean of its patches. Output
+    in raster order of the patches that stand for them.
 
     Attributes:
         share: of the budget, for attentive tokens.
@@ -38,16 +39,17 @@ class BAT(Strategy):
     merges: ClassVar = True
     paper: ClassVar = "2211.11315"
     choice: ClassVar = (
-        "our port: once after the vision tower, no training; pairs of attentive patches averaged, "
-        "inattentive patches averaged in density-peak clusters"
+        "our port: once after the vision tower, no training; pairs of attentive patches and "
+        "density-peak clusters of the others become attention-weighted means"
     )
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
-        order = top(tokens.attention.float().mean(dim=1), tokens.count)
+        attention = tokens.attention.float().mean(dim=1).clamp_min(1e-12)  # (B, N)
+        order = top(attention, tokens.count)
         groups = [self._groups(f, o, budget) for f, o in zip(unit(tokens.features), order)]
         indices = torch.stack([stands for stands, _ in groups])
         members = torch.stack([group for _, group in groups])  # (B, N) output row of each patch
-        weights = torch.nn.functional.one_hot(members, budget).mT.float()
+        weights = torch.nn.functional.one_hot(members, budget).mT * attention[:, None]  # (B, K, N)
         return Selection(indices, weights / weights.sum(dim=2, keepdim=True))
 
     def _groups(self, x: Tensor, order: Tensor, budget: int) -> tuple[Tensor, Tensor]:

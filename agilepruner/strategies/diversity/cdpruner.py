@@ -64,23 +64,23 @@ def greedy_map(kernel: Tensor, count: int) -> Tensor:
         rows = kernel.reshape(batch * n, n)
         first_row = torch.arange(batch, device=kernel.device) * n  # where each image begins
         variance = quality.clone()  # (B, N)
+        by_token = variance.view(-1)
         factors = kernel.new_empty(count, batch, n)
         columns, blocks = factors.view(count, -1), factors.transpose(0, 1)
         gains = kernel.new_empty(count, batch)
         order = torch.empty(count, batch, dtype=torch.long, device=kernel.device)
         at = torch.empty_like(first_row)
-        for step, (chosen, gain) in enumerate(zip(order.unbind(), gains.unbind())):
+        for step, (chosen, factor) in enumerate(zip(order.unbind(), factors.unbind())):
             torch.argmax(variance, dim=1, out=chosen)
             torch.add(chosen, first_row, out=at)
-            torch.index_select(variance.view(-1), 0, at, out=gain)
-            factor = rows.index_select(0, at)  # (B, N)
+            gain = torch.index_select(by_token, 0, at, out=gains[step])
+            torch.index_select(rows, 0, at, out=factor)  # (B, N)
             if step:
                 own = columns[:step].index_select(1, at).T[:, None]  # (B, 1, step)
-                factor -= (own @ blocks[:, :step]).squeeze(1)
+                factor -= torch.bmm(own, blocks[:, :step])[:, 0]
             factor /= gain.sqrt()[:, None]
-            factors[step] = factor
-            variance -= factor.square_()
-            variance.view(-1).index_fill_(0, at, -torch.inf)
+            variance -= factor.square()
+            by_token.index_fill_(0, at, -torch.inf)
     order = order.T.clone()
     if not bool((gains > 0).all()):
         for chosen, gain, value in zip(order, gains.T, quality):
