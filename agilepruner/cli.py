@@ -47,11 +47,13 @@ def _run(config: DictConfig) -> None:
 
     planned = plan(config)
     rows = execute(planned)
+    from agilepruner.report.kinds import read_kinds
     from agilepruner.report.table import write_report
 
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     shown = _with_earlier(planned, rows) if sweeping else rows
-    print(write_report(shown, planned.directory, planned.config["name"]))
+    kinds = read_kinds(Path(planned.config["suite"]["directory"] or "") / "scenes.csv")
+    print(write_report(shown, planned.directory, planned.config["name"], kinds=kinds))
     settings = planned.config["logger"]
     if settings["kind"] == "wandb":
         from agilepruner.report.wandb import log_rows

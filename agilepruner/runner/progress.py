@@ -1,5 +1,6 @@
 """What a run is doing, and how long it will take."""
 
+import sys
 from types import TracebackType
 
 from tqdm import tqdm
@@ -15,15 +16,16 @@ class Progress:
             unit="answer",
             smoothing=0.05,
             dynamic_ncols=True,
-            mininterval=0.5,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} answers, {postfix} "
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs few lines
+            maxinterval=60,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} answers{postfix} "
             "[{elapsed}, {remaining} left, {rate_fmt}]",
         )
         self._show()
 
     def benchmark(self, label: str) -> None:
         """The benchmark being answered."""
-        self.bar.set_description_str(f"{label:<8}")
+        self.bar.set_description_str(f"{label:<8}", refresh=False)
 
     def documents(self, count: int) -> None:
         """So many more answers are journaled (also those found there)."""
@@ -35,7 +37,7 @@ class Progress:
         self._show()
 
     def _show(self) -> None:
-        self.bar.set_postfix_str(f"{self.done}/{self.cells} cells")
+        self.bar.set_postfix_str(f"{self.done}/{self.cells} cells", refresh=False)
 
     def __enter__(self) -> "Progress":
         return self

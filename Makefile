@@ -1,0 +1,50 @@
+# `make help` explains each target. Nothing here needs a GPU or a hub unless MODEL or SUITE says so.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+# make reproduce-table MODEL=llava_1_5_7b SUITE=hub LIMIT=100 ARGS="budget=[64]"
+MODEL ?= demo
+SUITE ?= $(if $(filter demo,$(MODEL)),embedded,hub)
+TABLE ?= $(if $(filter demo,$(MODEL)),main,$(MODEL))
+override LIMIT := $(if $(LIMIT),limit=$(LIMIT))
+override DRY   := $(if $(DRY_RUN),dry_run=true)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce-table sweep test check doctor speed clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make the environment in .venv (once; in seconds when it exists)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "agilepruner needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.11" % v[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	@$(BIN)/python scripts/check_torchvision.py --remove
+	@touch $@
+
+reproduce-table: $(STAMP) ## Print the paper's table, measured (MODEL=demo on the embedded suite)
+	@$(BIN)/agilepruner table=$(TABLE) model=$(MODEL) suite=$(SUITE) $(LIMIT) $(DRY) $(ARGS)
+
+sweep: $(STAMP) ## Any run: make sweep ARGS="strategy=[divprune,fastervlm] budget=[32,64]"
+	@$(BIN)/agilepruner $(ARGS)
+
+test: $(STAMP) ## Run the tests (no network, no GPU)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, format check and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+doctor: $(STAMP) ## Check versions, torchvision, GPU, disk, hub token and NLTK data
+	@$(BIN)/agilepruner doctor
+
+speed: $(STAMP) ## Measure selection speed and the gain of the grid (ratios in one run)
+	@$(BIN)/python scripts/benchmark_selection.py
+	@$(BIN)/python scripts/benchmark_sweep.py
+
+clean: ## Remove the environment and caches; results stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
