@@ -1,0 +1,188 @@
+"""How long each strategy takes to select, as a multiple of the linear algebra it cannot avoid.
+
+    python scripts/benchmark_selection.py --out results/selection_speed.md
+
+The floor, measured in the same rounds, is one float32 Gram matrix of the features, plus one
+eigvalsh where the strategy needs the effective rank. On CPU: one thread, CPU time of the process,
+so that what else runs on the machine counts little. On a GPU: wall time between synchronisations.
+"""
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from agilepruner.strategies.base import VisualTokens
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "strategy"
+
+# What the official code takes, in Gram matrices: (N, budget) -> ratio. Its own timings, one CPU
+# thread, D = 1024, batch 1, where one Gram matrix of 576 x 1024 takes 7.6 ms and eigvalsh 11 ms.
+OFFICIAL = {
+    "visionzip": {(576, 64): 8 / 7.6, (576, 128): 8 / 7.6},
+    "cdpruner": {(576, 64): 15 / 7.6, (576, 128): 13 / 7.6},
+    "divprune": {(576, 64): 18 / 7.6, (576, 128): 21 / 7.6},
+    "agilepruner": {(576, 64): 28 / 18.6, (576, 128): 32 / 18.6},
+    "prumergeplus": {(576, 64): 48 / 7.6, (576, 128): 65 / 7.6},
+    "vispruner": {(576, 64): 89 / 7.6, (576, 128): 76 / 7.6},
+}
+GOAL = {
+    "divprune": 1.4,
+    "cdpruner": 1.4,
+    "agilepruner": 1.25,
+    "vispruner": 89 / 7.6 / 2,
+    "visionzip": 8 / 7.6 / 2,
+    "prumergeplus": 48 / 7.6 / 2,
+}
+SPECTRAL = ("agilepruner", "erank", "inverse")  # strategies whose floor includes eigvalsh
+
+
+def main() -> None:
+    """Measure, print the table, write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--strategy", nargs="*", help="names; default: all before the LLM")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--small", action="store_true", help="N = 576 and batch 1 only")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names = args.strategy or sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    strategies = {name: instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml")) for name in names}
+    strategies = {name: s for name, s in strategies.items() if s.family != "decoder"}
+
+    shapes = [(1, 24, 24, (64, 128), dim) for dim in (1024, 4096)]
+    if not args.small:
+        shapes += [(16, 24, 24, (64, 128), dim) for dim in (1024, 4096)]
+        shapes += [(1, 48, 60, (320, 640), dim) for dim in (1024, 4096)]
+        if args.device == "cuda":
+            shapes += [(16, 48, 60, (320, 640), dim) for dim in (1024, 4096)]
+    lines = [
+        "# Speed of selection",
+        "",
+        f"`python scripts/benchmark_selection.py`; {hardware(args.device)}. Milliseconds are "
+        f"medians of {args.rounds} rounds (a third of them for large inputs); ratio is the median "
+        "over rounds of strategy / floor, the floor being measured in the same round. Merging "
+        "strategies include applying their weights. Goal and official: ratios to the floor, the "
+        "official code's from its own timings.",
+    ]
+    for batch, rows, columns, budgets, dim in shapes:
+        lines += table(strategies, batch, (rows, columns), budgets, dim, args)
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text)
+
+
+def table(strategies, batch, grid, budgets, dim, args) -> list[str]:
+    """One Markdown table: a line per strategy, its milliseconds and ratio at each budget."""
+    tokens = synthetic(batch, grid, dim, args.device)
+    x, n = tokens.projected, tokens.count
+    calls: dict[tuple[str, int], Callable] = {
+        ("gram", 0): lambda: x @ x.mT,
+        ("gram + eigvalsh", 0): lambda: torch.linalg.eigvalsh(x @ x.mT),
+    }
+    for name, strategy in strategies.items():
+        for budget in budgets:
+            calls[name, budget] = lambda s=strategy, k=budget: run(s, tokens, k)
+    rounds = max(3, args.rounds // (3 if n > 576 or batch > 1 else 1))
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
+    for call in calls.values():
+        call()
+    for _ in range(rounds):
+        for key, call in calls.items():
+            times[key].append(measure(call, args.device))
+
+    lines = ["", f"## N = {n}, D = {dim}, batch {batch}", ""]
+    for key in ("gram", "gram + eigvalsh"):
+        lines.append(f"- {key}: {1e3 * median(times[key, 0]):.1f} ms")
+    head = [f"K = {k} (ms) | ratio" for k in budgets]
+    lines += ["", f"| strategy | floor | {' | '.join(head)} | goal | official |"]
+    lines.append("| --- | --- |" + " ---: |" * (2 * len(budgets) + 2))
+    for name in strategies:
+        floor = "gram + eigvalsh" if spectral(name) else "gram"
+        cells = []
+        for k in budgets:
+            ratio = median(t / f for t, f in zip(times[name, k], times[floor, 0]))
+            cells.append(f"{1e3 * median(times[name, k]):.2f} | {ratio:.2f}")
+        goal = f"{GOAL[name]:.2f}" if name in GOAL else ""
+        official = [OFFICIAL.get(name, {}).get((n, k)) for k in budgets if dim == 1024]
+        official_text = ", ".join(f"{r:.2f}" for r in official if r) if batch == 1 else ""
+        lines.append(f"| {name} | {floor} | {' | '.join(cells)} | {goal} | {official_text} |")
+    return lines
+
+
+def spectral(name: str) -> bool:
+    """Whether the strategy needs the effective rank."""
+    constant = name.endswith(("_constant", "_entropy"))
+    return not constant and any(word in name for word in SPECTRAL)
+
+
+def run(strategy, tokens: VisualTokens, budget: int) -> torch.Tensor:
+    """Select, and mix where the strategy merges."""
+    selection = strategy(tokens, budget)
+    if selection.weights is None or not strategy.budgeted:
+        return selection.indices
+    features = tokens.features
+    if selection.weights.shape[2] > tokens.count:
+        features = torch.cat([features, tokens.cls[:, None]], dim=1)
+    return selection.weights @ features
+
+
+def measure(call: Callable, device: str) -> float:
+    """Seconds of one call."""
+    if device == "cpu":
+        start = time.process_time()
+        call()
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def synthetic(batch: int, grid: tuple[int, int], dim: int, device: str) -> VisualTokens:
+    """Tokens with the correlations of images: smooth over the grid, a few strong directions."""
+    torch.manual_seed(0)
+    n = grid[0] * grid[1]
+    coarse = torch.randn(batch, dim, grid[0] // 4, grid[1] // 4)
+    smooth = torch.nn.functional.interpolate(coarse, size=grid, mode="bilinear")
+    x = smooth.flatten(2).mT + 0.5 * torch.randn(batch, n, dim) + torch.randn(dim)
+    made = {
+        "features": x[..., :1024],
+        "projected": x,
+        "attention": (2 * torch.randn(batch, 16, n + 1)).softmax(dim=-1)[..., 1:],
+        "keys": torch.randn(batch, n, 64),
+        "cls": torch.randn(batch, 1024),
+        "last_query": torch.randn(batch, 1024),
+        "last_keys": torch.randn(batch, n + 1, 1024),
+        "image_embeds": torch.randn(batch, n, 768),
+        "text_embeds": torch.randn(batch, 1, 768),
+    }
+    on_device = {name: value.contiguous().to(device) for name, value in made.items()}
+    return VisualTokens(grid, seeds=tuple(range(batch)), **on_device)
+
+
+def hardware(device: str) -> str:
+    """What it ran on."""
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":")[1].strip() if lines else model
+    shared = "1 thread, CPU time, on a machine shared with other work"
+    return f"{model}, {shared}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()
