@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agilepruner.errors import UserError
 from agilepruner.strategies.base import Selection, VisualTokens
+from agilepruner.strategies.decoder.schedule import DecoderStrategy
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,20 @@ class Adapter(ABC):
 
     @abstractmethod
     def generate(
-        self, prompts: Sequence[list[int]], visuals: Sequence[Visual], max_new_tokens: int
+        self,
+        prompts: Sequence[list[int]],
+        visuals: Sequence[Visual],
+        max_new_tokens: int,
+        pruning: tuple[DecoderStrategy, int] | None = None,
     ) -> list[Generation]:
-        """Greedy answers. Sequences of different length are left-padded."""
+        """Greedy answers. Sequences of different length are left-padded.
+
+        Args:
+            prompts: token ids with one image placeholder each.
+            visuals: what replaces the placeholders.
+            max_new_tokens: limit of the answers.
+            pruning: a strategy that shortens the prompt inside the language model, and its budget.
+        """
 
     def tile_budget(self, budget: int) -> int:
         """Visual tokens kept in each tile for a budget per image."""

@@ -3,6 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from agilepruner.errors import UserError, unknown
 from agilepruner.models.base import Adapter, Generation, Visual
+from agilepruner.models.decoder import shorten
+from agilepruner.strategies.decoder.schedule import DecoderStrategy
 
 
 class HuggingFaceAdapter(Adapter):
@@ -75,9 +78,13 @@ class HuggingFaceAdapter(Adapter):
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[list[int]], visuals: Sequence[Visual], max_new_tokens: int
+        self,
+        prompts: Sequence[list[int]],
+        visuals: Sequence[Visual],
+        max_new_tokens: int,
+        pruning: tuple[DecoderStrategy, int] | None = None,
     ) -> list[Generation]:
-        output, rows, pads = self.run(prompts, visuals, max_new_tokens)
+        output, rows, pads = self.run(prompts, visuals, max_new_tokens, pruning)
         length = len(rows[0]) + pads[0]
         answers = output.sequences[:, length:].tolist()
         # The last generated token is never fed back, so it is not in the cache.
@@ -103,6 +110,7 @@ class HuggingFaceAdapter(Adapter):
         prompts: Sequence[list[int]],
         visuals: Sequence[Visual],
         max_new_tokens: int,
+        pruning: tuple[DecoderStrategy, int] | None = None,
         **settings: Any,
     ) -> tuple[Any, list[list[int]], list[int]]:
         """``model.generate`` on left-padded rows.
@@ -117,20 +125,26 @@ class HuggingFaceAdapter(Adapter):
         ids = torch.tensor([[filler] * pad + row for pad, row in zip(pads, rows)])
         mask = torch.tensor([[0] * pad + [1] * len(row) for pad, row in zip(pads, rows)])
         device = self.model.device
+        ids, mask = ids.to(device), mask.to(device)
+        pruned: Any = nullcontext()
+        if pruning is not None:
+            decoder = self.model.model.language_model
+            pruned = shorten(decoder, *pruning, ids == self.image_token, mask)
         embeds: Any = [visual.embeds for visual in visuals]
         encoded = BaseModelOutputWithPooling(pooler_output=embeds)
-        output = self.model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            mm_encoder_outputs={"image": encoded},
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=filler,
-            return_dict_in_generate=True,
-            **self.positions(prompts, visuals, pads),
-            **settings,
-        )
+        with pruned:
+            output = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                mm_encoder_outputs={"image": encoded},
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=filler,
+                return_dict_in_generate=True,
+                **self.positions(prompts, visuals, pads),
+                **settings,
+            )
         return output, rows, pads
 
     def positions(

@@ -29,6 +29,7 @@ from agilepruner.runner.cells import (
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.rows import Row, read_row, write_row
 from agilepruner.strategies.base import Strategy
+from agilepruner.strategies.decoder.schedule import DecoderStrategy
 from evals.tasks import suite_file
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ def plan(config: DictConfig) -> Run:
                 f"{max(tiles, budget // tiles * tiles)}."
             )
     identity = model_identity(data["model"])
+    possible = {
+        name: _possible(name, strategy, budgets, data["model"])
+        for name, strategy in strategies.items()
+    }
     cells = []
     for benchmark, settings in data["benchmark"].items():
         if data["protocol"] not in settings["protocols"]:
@@ -105,8 +110,8 @@ def plan(config: DictConfig) -> Run:
         }
         for name, strategy in strategies.items():
             _check_needs(name, strategy, data["model"])
-            chosen = budgets if getattr(strategy, "budgeted", True) else [full]
-            cells += [Cell(name, strategy, budget, benchmark, context) for budget in chosen]
+            for budget in possible[name]:
+                cells.append(Cell(name, strategy, budget, benchmark, context))
     order = {"vanilla": 0}
     cells.sort(key=lambda cell: order.get(cell.strategy_name, 1))
     return Run(data, cells, Path(data["results"]) / data["name"])
@@ -129,6 +134,31 @@ def _vanilla() -> Strategy:
     from agilepruner.strategies.baseline.vanilla import Vanilla
 
     return Vanilla()
+
+
+def _possible(
+    name: str, strategy: Strategy, budgets: list[int], model: Mapping[str, Any]
+) -> list[int]:
+    """The budgets that a strategy can be run at.
+
+    Raises:
+        UserError: none of them, with the smallest possible one.
+    """
+    full = model["visual_tokens"]
+    if not isinstance(strategy, DecoderStrategy):
+        return budgets if strategy.budgeted else [full]
+    reached, refused = [], []
+    for budget in budgets:
+        try:
+            strategy.plan(model["decoder_layers"], full, budget)
+            reached.append(budget)
+        except UserError as error:
+            refused.append(error)
+    if not reached:
+        raise refused[0]
+    for error in refused:
+        log.warning("left out: %s", error)
+    return reached
 
 
 def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> None:
@@ -302,7 +332,8 @@ def _finish(
         scores = score(benchmark, answers, exact_words=synthetic, folder=run.folder(cell))
         if adapter.exact_budget:
             audit(cell, entries.values())
-    except (UserError, _CellFailed, ValueError) as error:
+    except Exception as error:  # this cell only: the others go on
+        log.debug("scoring failed", exc_info=True)
         write = {"status": "failed", "error": str(error), "failures": len(errors)}
         log.error("%s at %d on %s failed: %s", row.label, cell.budget, row.benchmark_label, error)
     else:
@@ -313,6 +344,7 @@ def _finish(
             "metrics": scores.metrics,
             "scores": scores.units,
             "clusters": scores.clusters,
+            "documents": scores.documents,
             "n": scores.n,
             "notes": scores.notes,
             "empty_answers": sum(not entry.answer for entry in documents),
@@ -363,6 +395,7 @@ def blank_row(run: Run, cell: Cell, full: int, where: dict[str, Any]) -> Row:
         benchmark_label=benchmark["label"],
         protocol=config["protocol"],
         suite=config["suite"]["name"],
+        synthetic=config["suite"]["synthetic"],
         status="done",
         metric=headline["metric"],
         higher_is_better=headline.get("higher_is_better", True),

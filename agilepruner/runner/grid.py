@@ -21,6 +21,7 @@ from agilepruner.models.base import Adapter, Generation, Visual, split, stack
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.strategies.base import VisualTokens
+from agilepruner.strategies.decoder.schedule import DecoderStrategy
 from evals.tasks import Benchmark, Document
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,12 @@ class Prompt:
     @property
     def length(self) -> int:
         return len(self.ids) - 1 + len(self.visual)
+
+    @property
+    def pruning(self) -> tuple[DecoderStrategy, int] | None:
+        """What shortens this prompt inside the language model."""
+        strategy = self.cell.strategy
+        return (strategy, self.cell.budget) if isinstance(strategy, DecoderStrategy) else None
 
 
 @dataclass
@@ -159,15 +166,25 @@ class Grid:
         self.seconds["select"] += time.perf_counter() - started
         # Composition depends on the plan alone, not on what a journal holds: a resumed run batches
         # as the first one did, and its answers are the same to the last bit.
-        prompts.sort(key=lambda p: (p.length, p.document.index))
-        alike = groupby(prompts, key=lambda p: (p.length, self._limit(p.document)))
+        prompts.sort(key=self._order)
+        alike = groupby(prompts, key=lambda p: (p.length, self._limit(p.document), p.pruning))
         batches = [batch for _, same in alike for batch in chunks(same, self.batch_size)]
         wanted = [b for b in batches if any(self._open(p.cell, p.document) for p in b)]
         started, journal = time.perf_counter(), self.seconds["journal"]
-        for results in self._map(self._generate, wanted):
+        # Pruning inside the language model hooks its layers: one call at a time.
+        for results in self._map(self._generate, [b for b in wanted if not b[0].pruning]):
             self._commit(results)
+        for batch in wanted:
+            if batch[0].pruning:
+                self._commit(self._generate(batch))
         journal = self.seconds["journal"] - journal
         self.seconds["generate"] += time.perf_counter() - started - journal
+
+    def _order(self, prompt: Prompt) -> tuple:
+        """Prompts that can share a batch next to each other; inside the model's pruners last."""
+        inside = f"{prompt.cell.strategy}@{prompt.cell.budget}" if prompt.pruning else ""
+        limit = self._limit(prompt.document)
+        return inside, prompt.length, limit, prompt.document.index
 
     def _map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
         """Results in order, computed by ``workers`` threads of one core each.
@@ -228,9 +245,7 @@ class Grid:
         wanted = document.max_new_tokens or DEFAULT_NEW_TOKENS
         return min(wanted, self.most_new_tokens or wanted)
 
-    def _generate(
-        self, batch: list[Prompt]
-    ) -> list[tuple[Prompt, Generation | None, str, float]]:
+    def _generate(self, batch: list[Prompt]) -> list[tuple[Prompt, Generation | None, str, float]]:
         """Answer a batch; after an error, each sequence alone, to fail only those that must."""
         started = time.perf_counter()
         try:
@@ -239,6 +254,7 @@ class Grid:
                     [s.ids for s in batch],
                     [s.visual for s in batch],
                     self._limit(batch[0].document),
+                    batch[0].pruning,
                 )
             )
             errors = [""] * len(batch)
@@ -252,9 +268,7 @@ class Grid:
         share = (time.perf_counter() - started) / len(batch)
         return [(s, a, e, share) for s, a, e in zip(batch, answers, errors)]
 
-    def _commit(
-        self, results: list[tuple[Prompt, Generation | None, str, float]]
-    ) -> None:
+    def _commit(self, results: list[tuple[Prompt, Generation | None, str, float]]) -> None:
         """Journal what is new, one append per cell, and say so."""
         entries: dict[str, list[Entry]] = defaultdict(list)
         for sequence, answer, error, spent in results:

@@ -1,0 +1,111 @@
+"""The command line: every config composes, and a mistake gets one clear sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from agilepruner.cli import CONFIGS
+from agilepruner.errors import UserError
+from agilepruner.runner.experiment import plan
+
+
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return compose("config", overrides=list(overrides))
+
+
+def options(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group", ["model", "suite", "strategy", "benchmark", "table", "logger"])
+def test_every_option_of_every_group_composes(group):
+    assert options(group)
+    for name in options(group):
+        value = f"[{name}]" if group in ("strategy", "benchmark") else name
+        config = composed(f"{group}={value}")
+        if group in ("strategy", "benchmark"):
+            assert name in config[group]
+
+
+def test_lists_share_one_run_and_vanilla_comes_first():
+    planned = plan(composed("strategy=[divprune,agilepruner]", "budget=[32,64]"))
+    cells = [(cell.strategy_name, cell.budget) for cell in planned.cells]
+    assert cells[0] == ("vanilla", 576)
+    assert sorted(cells[1:]) == [
+        ("agilepruner", 32),
+        ("agilepruner", 64),
+        ("divprune", 32),
+        ("divprune", 64),
+    ]
+    assert len({cell.id for cell in planned.cells}) == 5
+
+
+def test_a_parameter_reaches_the_strategy():
+    planned = plan(composed("strategy=agilepruner", "strategy.agilepruner.tau_max=0.3"))
+    assert planned.cells[-1].strategy.tau_max == 0.3
+
+
+def test_the_main_table_is_sixteen_rows_by_ten_columns():
+    assert len(plan(composed("table=main")).cells) == 160
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["budget=0"], "budget=0 is impossible"),
+        (["budget=-3"], "budget=-3 is impossible"),
+        (["budget=6.5"], "budget=6.5 is impossible"),
+        (["budget=577"], "576 visual tokens"),
+        (["budget=[]"], "leaves nothing to do"),
+        (["limit=0"], "limit=0"),
+        (["protocol=lmm"], "Did you mean 'lmms'"),
+        (["suite=local", "suite.directory=/does/not/exist"], "does not exist"),
+        (["model.load.path=/does/not/exist"], "does not exist"),
+        (["strategy=cdpruner"], "needs image_embeds"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_loaded(overrides, words):
+    with pytest.raises(UserError, match=words):
+        plan(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["strategy=[divprun]"], "Unknown strategy 'divprun'. Did you mean 'divprune'?"),
+        (["benchmark=popee"], "Unknown benchmark 'popee'. Did you mean 'pope'?"),
+        (["table=mian"], "Unknown table 'mian'. Did you mean 'main'?"),
+        (["budgett=64"], "Unknown setting 'budgett'. Did you mean 'budget'?"),
+        (["strategy.agilepruner.taumax=1"], "Did you mean 'strategy.agilepruner.tau_max'?"),
+        (["budget=0"], "budget=0 is impossible"),
+    ],
+)
+def test_a_typo_says_what_was_meant_exits_2_and_writes_nothing(tmp_path, arguments, words):
+    done = agilepruner(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_worth_reading(tmp_path):
+    done = agilepruner("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for words in ("strategy=[divprune,fastervlm]", "budget", "fastervlm", "table: ", "continues"):
+        assert words in done.stdout
+
+
+def agilepruner(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "agilepruner", *arguments],
+        cwd=cwd,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -1,0 +1,261 @@
+"""Runs on the embedded model and suite: what a user does, and what may go wrong on the way."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from agilepruner.cli import CONFIGS
+from agilepruner.models.base import stack
+from agilepruner.runner import experiment
+from agilepruner.runner.grid import Grid
+from agilepruner.runner.rows import read_row
+from agilepruner.strategies.attention.fastervlm import FasterVLM
+
+GRID = ["strategy=[fastervlm,random]", "budget=[64,16]", "benchmark=[pope,mme]", "limit=6"]
+
+
+def planned(directory, *overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        config = compose("config", overrides=[f"results={directory}", *overrides])
+    return experiment.plan(config)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return experiment.load_model(planned(tmp_path_factory.mktemp("demo")).config)
+
+
+@pytest.fixture
+def loaded_once(monkeypatch, demo):
+    """Runs in this process share one model."""
+    monkeypatch.setattr(experiment, "load_model", lambda _config: demo)
+
+
+def journals(directory):
+    """Answers per cell folder, wherever the results lie."""
+    found = {}
+    for path in sorted(directory.glob("*/cells/*/journal.*.jsonl")):
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.parent.name] = {e["doc"]: e["answer"] for e in entries}
+    return found
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_every_image_is_encoded_once_for_all_strategies_and_budgets(tmp_path, demo):
+    encoded = []
+    hook = demo.model.model.vision_tower.register_forward_hook(
+        lambda _module, _inputs, output: encoded.append(output.last_hidden_state.shape[0])
+    )
+    run = planned(tmp_path, *GRID)
+    try:
+        rows = experiment.execute(run)
+    finally:
+        hook.remove()
+    assert [row.status for row in rows] == ["done"] * 10
+    images = {cluster for row in rows for cluster in row.clusters}
+    assert sum(encoded) == len(images) < sum(row.n for row in rows if row.strategy == "vanilla")
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_rows_carry_their_audit(tmp_path):
+    rows = experiment.execute(planned(tmp_path, *GRID))
+    for row in rows:
+        assert row.kept == {
+            "min": row.budget,
+            "mean": row.budget,
+            "max": row.budget,
+            "layer_mean": row.budget,
+        }
+        assert row.flops["total"] > row.flops["prefill"] > 0
+        assert row.complexity["erank_kept"] <= row.complexity["erank_input"] * 1.01
+        assert row.environment["dtype"] == "float32"
+        assert len(row.scores) == len(row.clusters) == len(row.documents)
+    vanilla, pruned = rows[0], next(r for r in rows if r.budget == 16)
+    assert pruned.flops["prefill"] < vanilla.flops["prefill"] / 4
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_full_budget_equals_plain_generate(tmp_path, demo):
+    """Answers of vanilla, and logits of a full-budget selection: difference 0.0."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    from evals import tasks
+
+    run = planned(tmp_path, "strategy=vanilla", "benchmark=pope", "limit=4", "batch_size=1")
+    experiment.execute(run)
+    answers = next(iter(journals(tmp_path).values()))
+    benchmark = tasks.load("pope", run.config["benchmark"]["pope"], run.config["suite"], "lmms", 4)
+    model, tokenizer = demo.model, demo.tokenizer
+    for document in benchmark.documents:
+        image = benchmark.image(document)
+        pixels = demo.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        text = demo.prompt.replace("{question}", document.question)
+        text = text.replace("<image>", "<image>" * 576)
+        plain = {**tokenizer(text, return_tensors="pt"), "pixel_values": pixels}
+        plain.pop("token_type_ids", None)
+        settings = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        expected = model.generate(**plain, max_new_tokens=8, **settings)
+        new = expected.sequences[0, plain["input_ids"].shape[1] :]
+        assert answers[document.index] == tokenizer.decode(new, skip_special_tokens=True).strip()
+
+        tokens = demo.encode([image], frozenset({"attention"}))[0]
+        visual = demo.embed(tokens, FasterVLM()(tokens, 576))
+        plain["pixel_values"] = None
+        features = BaseModelOutputWithPooling(pooler_output=[visual.embeds])
+        ours = model.generate(
+            **plain, mm_encoder_outputs={"image": features}, max_new_tokens=8, **settings
+        )
+        pairs = zip(expected.logits, ours.logits, strict=True)
+        assert max(float((a - b).abs().max()) for a, b in pairs) == 0.0
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_pruning_changes_what_the_model_sees(demo):
+    """The demo model is sensitive to its visual tokens, or the other tests pass vacuously."""
+    images = [torch.rand(336, 336, 3).mul(255).byte().numpy() for _ in range(2)]
+    from PIL import Image
+
+    tokens = stack(demo.encode([Image.fromarray(i) for i in images], frozenset({"attention"})))
+    visual = demo.embed(tokens[0], FasterVLM()(tokens[0], 16))
+    other = demo.embed(tokens[1], FasterVLM()(tokens[1], 16))
+    assert (visual.embeds - other.embeds).abs().max() > 0.1
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_done_cells_are_not_done_again(tmp_path, monkeypatch):
+    first = experiment.execute(planned(tmp_path, *GRID))
+    monkeypatch.setattr(Grid, "run", lambda _self: pytest.fail("a finished cell was run again"))
+    assert experiment.execute(planned(tmp_path, *GRID)) == first
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_an_extended_sweep_does_only_what_is_new(tmp_path):
+    experiment.execute(planned(tmp_path, *GRID))
+    before = journals(tmp_path)
+    experiment.execute(planned(tmp_path, *GRID, "strategy=[fastervlm,random,uniform]"))
+    after = journals(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert {name.split("-")[1] for name in set(after) - set(before)} == {"uniform"}
+
+
+@dataclass(frozen=True)
+class Broken(FasterVLM):
+    """Selects well, until an image comes whose seed is odd."""
+
+    label: ClassVar = "Broken"
+    needs: ClassVar = frozenset({"attention", "seeds"})
+
+    def select(self, tokens, budget):
+        if any(seed % 2 for seed in tokens.seeds):
+            raise ZeroDivisionError("an odd image")
+        return super().select(tokens, budget)
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_a_failing_strategy_fails_its_cell_and_no_other(tmp_path):
+    broken = f"+strategy.broken._target_={__name__}.Broken"
+    run = planned(tmp_path, *GRID, broken)
+    rows = {(r.strategy, r.benchmark): r for r in experiment.execute(run) if r.budget in (16, 576)}
+    failed = rows["broken", "pope"]
+    assert failed.status == "failed"
+    assert "ZeroDivisionError: an odd image" in failed.error
+    assert failed.value is None
+    assert failed.metrics == {}
+    assert rows["fastervlm", "pope"].status == rows["vanilla", "mme"].status == "done"
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(tmp_path, monkeypatch, demo):
+    generate = type(demo).generate
+
+    def fragile(self, prompts, visuals, limit, **more):
+        if len(prompts) > 2:
+            raise MemoryError("too large")
+        return generate(self, prompts, visuals, limit, **more)
+
+    monkeypatch.setattr(type(demo), "generate", fragile)
+    rows = experiment.execute(planned(tmp_path, *GRID))
+    assert {row.status for row in rows} == {"done"}
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_two_ranks_share_the_images_and_the_last_one_scores(tmp_path, monkeypatch):
+    alone = experiment.execute(planned(tmp_path / "alone", *GRID))
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        rows = experiment.execute(planned(tmp_path / "shared", *GRID))
+    assert [row.value for row in rows] == [row.value for row in alone]
+    folder = next((tmp_path / "shared/sweep/cells").iterdir())
+    assert {path.name for path in folder.glob("journal.*")} == {
+        "journal.0.jsonl",
+        "journal.1.jsonl",
+    }
+
+
+def start(directory, name):
+    command = [sys.executable, "-m", "agilepruner", f"results={directory}", f"name={name}", *GRID]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+
+
+def test_killed_anywhere_it_continues_and_the_table_is_the_same(tmp_path):
+    """SIGKILL at random moments of the real command; the seed is the clock's, on purpose."""
+    whole = start(tmp_path, "whole")
+    expected, errors = whole.communicate(timeout=600)
+    assert whole.returncode == 0, errors
+    moments = random.Random(time.time_ns())
+    total = sum(map(len, journals(tmp_path).values()))
+    for _ in range(3):
+        process = start(tmp_path / "killed", "whole")
+        enough = moments.randrange(total)
+        while process.poll() is None:
+            time.sleep(0.01)
+            if sum(map(len, _whole_lines(tmp_path / "killed"))) >= enough:
+                time.sleep(moments.random() * 0.3)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    last = start(tmp_path / "killed", "whole")
+    text, errors = last.communicate(timeout=600)
+    assert last.returncode == 0, errors
+    assert text == expected
+    assert journals(tmp_path / "killed") == journals(tmp_path)
+    for one in (tmp_path / "whole/cells").glob("*/row.json"):
+        other = tmp_path / "killed" / one.relative_to(tmp_path)
+        assert read_row(one).metrics == read_row(other).metrics
+        assert read_row(one).scores == read_row(other).scores
+
+
+def _whole_lines(directory):
+    return [p.read_bytes().split(b"\n")[:-1] for p in directory.glob("*/cells/*/journal.*.jsonl")]
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_pruning_inside_the_language_model_runs_in_the_same_grid(tmp_path):
+    run = planned(
+        tmp_path, "strategy=[fastv,fastervlm]", "budget=[160,64]", "benchmark=[pope]", "limit=4"
+    )
+    rows = {(row.strategy, row.budget): row for row in experiment.execute(run)}
+    assert set(rows) == {
+        ("vanilla", 576),
+        ("fastv", 160),  # 64 is below what the first full layer takes: left out, and said so
+        ("fastervlm", 160),
+        ("fastervlm", 64),
+    }
+    fastv = rows["fastv", 160]
+    assert fastv.status == "done"
+    assert fastv.kept["max"] == 576  # all enter, fewer leave the first layers
+    assert 150 < fastv.kept["layer_mean"] <= 160
+    assert fastv.flops["prefill"] < rows["vanilla", 576].flops["prefill"] / 2

@@ -1,0 +1,129 @@
+"""Our scores are lmms-eval's: the same answers through its own ``evaluate`` give the same numbers."""
+
+import random
+from argparse import Namespace
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from agilepruner.cli import CONFIGS
+from evals import tasks
+from evals.chair import language_data
+from evals.scoring import score
+
+BENCHMARKS = (
+    "vqav2",
+    "gqa",
+    "vizwiz",
+    "scienceqa_img",
+    "textvqa",
+    "pope",
+    "mme",
+    "mmbench_en",
+    "mmbench_cn",
+    "chair",
+)
+
+
+@pytest.fixture(scope="module")
+def config():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return compose("config", overrides=[f"benchmark=[{','.join(BENCHMARKS)}]"])
+
+
+def load(config, name, limit=None):
+    return tasks.load(name, config.benchmark[name], config.suite, "lmms", limit)
+
+
+def answers_for(benchmark):
+    """Right, wrong and empty answers, mixed."""
+    draw = random.Random(7)
+    answers = {}
+    for document in benchmark.documents:
+        record = benchmark.record(document.index)
+        right = record.get("answer", record.get("answers", record.get("gt_object")))
+        if benchmark.name == "scienceqa_img":
+            right = "ABCD"[right]
+        if isinstance(right, list):
+            right = right[0] if right else ""
+            right = right["answer"] if isinstance(right, dict) else right
+            if benchmark.name == "chair":
+                right = f"The image features a {right}, two dogs and a cat."
+        wrong = draw.choice(["No", "yes", "B", "7", "", "The image features two buses."])
+        answers[document.index] = str(right) if draw.random() < 0.7 else wrong
+    return answers
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_scores_equal_lmms_eval(config, name, tmp_path):
+    from lmms_eval.api.model import lmms
+    from lmms_eval.evaluator import evaluate
+
+    benchmark = load(config, name)
+    answers = answers_for(benchmark)
+    ours = score(benchmark, dict(answers), exact_words=True)
+
+    class Replay(lmms):
+        def generate_until(self, requests):
+            return [answers[request.doc_id] for request in requests]
+
+        def loglikelihood(self, requests):
+            raise NotImplementedError
+
+        def generate_until_multi_round(self, requests):
+            raise NotImplementedError
+
+        def clean(self):
+            pass
+
+    task = load(config, name).task
+    model = Replay()
+    model.task_dict = {task.config.task: task.dataset}
+    words = language_data(allow_stand_in=True)
+    with words, tasks.quiet():
+        theirs = evaluate(
+            model,
+            {task.config.task: task},
+            bootstrap_iters=0,
+            log_samples=False,
+            cli_args=Namespace(
+                process_with_media=False, output_path=str(tmp_path), reasoning_tags=None
+            ),
+            distributed_executor_backend="torchrun",
+        )["results"][task.config.task]
+    assert ours.metrics
+    for metric, value in ours.metrics.items():
+        assert value == pytest.approx(float(theirs[f"{metric},none"]), abs=0), metric
+    assert 0 < ours.value < ours.scale
+
+
+def test_the_right_answers_score_the_maximum(config):
+    benchmark = load(config, "mme")
+    answers = {d.index: benchmark.record(d.index)["answer"] for d in benchmark.documents}
+    scores = score(benchmark, answers, exact_words=True)
+    assert scores.value == scores.scale
+    assert set(scores.units) == {1.0}
+
+
+def test_a_hole_is_no_score(config):
+    benchmark = load(config, "pope", limit=4)
+    with pytest.raises(ValueError, match="1 documents have no answer"):
+        score(benchmark, {d.index: "Yes" for d in benchmark.documents[1:]}, exact_words=True)
+
+
+def test_a_limit_keeps_what_is_scored_together(config):
+    benchmark = load(config, "mme", limit=3)
+    ids = [benchmark.record(d.index)["question_id"] for d in benchmark.documents]
+    assert len(ids) == 6
+    assert len(set(ids)) == 3
+    rotations = load(config, "mmbench_en", limit=3)
+    questions = {rotations.record(d.index)["index"] % 10**6 for d in rotations.documents}
+    assert len(questions) == 3
+    assert len(rotations.documents) > 3
+
+
+def test_captions_without_objects_have_no_chair_i(config):
+    benchmark = load(config, "chair", limit=3)
+    scores = score(benchmark, {d.index: "nothing here" for d in benchmark.documents}, True)
+    assert "coco_cap_chair_i" not in scores.metrics
+    assert scores.metrics["coco_cap_recall"] == 0.0
