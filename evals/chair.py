@@ -9,6 +9,7 @@ it is not (a verb such as "to train" would count as a train), so real captions r
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from agilepruner.errors import UserError
@@ -52,6 +53,9 @@ class _Words:
         return [(word, "NN") for word in words]
 
 
+_PARTS_OF_SPEECH = SimpleNamespace(ADJ="a", VERB="v", NOUN="n", ADV="r")  # as WordNet has them
+
+
 def _lemmatizer(objects: list[str]) -> type:
     singular = {}
     for word in objects:
@@ -84,12 +88,13 @@ def language_data(allow_stand_in: bool) -> Iterator[str]:
         )
     from lmms_eval.tasks.coco_cap_chair import utils
 
-    originals = utils.nltk, utils.WordNetLemmatizer
-    utils.nltk, utils.WordNetLemmatizer = _Words, _lemmatizer(list(utils.MSCOCO_OBJECTS))
+    originals = utils.nltk, utils.wordnet, utils.WordNetLemmatizer
+    utils.nltk, utils.wordnet = _Words, _PARTS_OF_SPEECH
+    utils.WordNetLemmatizer = _lemmatizer(list(utils.MSCOCO_OBJECTS))
     try:
         yield "stand-in"
     finally:
-        utils.nltk, utils.WordNetLemmatizer = originals
+        utils.nltk, utils.wordnet, utils.WordNetLemmatizer = originals
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:

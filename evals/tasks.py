@@ -78,11 +78,12 @@ class Benchmark:
 
 @contextlib.contextmanager
 def quiet():
-    """lmms-eval prints to stdout and changes process-wide settings; keep both to itself."""
+    """lmms-eval prints, draws bars and changes process-wide settings; keep all to itself."""
     with (
         warnings.catch_warnings(),
         open(os.devnull, "w", encoding="utf-8") as sink,
         contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
     ):
         yield
 
@@ -92,6 +93,7 @@ def import_lmms_eval() -> tuple[Any, Any]:
     hide_if_broken()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with quiet():
+        import lmms_eval.api.metrics  # noqa: F401  (registers the aggregation "mean")
         from lmms_eval.api.task import ConfigurableTask
         from lmms_eval.utils import load_yaml_config
     from loguru import logger
