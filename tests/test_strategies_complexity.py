@@ -1,0 +1,60 @@
+"""Effective rank and attention entropy are what their definitions say."""
+
+import math
+
+import pytest
+import torch
+
+from agilepruner.complexity import attention_entropy, effective_rank, effective_rank_small
+
+
+def by_svd(x):
+    """Effective rank by its definition, in double precision."""
+    centred = x.double() - x.double().mean(dim=-2, keepdim=True)
+    p = torch.linalg.svdvals(centred)
+    p = p / p.sum(dim=-1, keepdim=True)
+    return torch.special.entr(p).sum(dim=-1).exp()
+
+
+def correlated(n, d, rank):
+    """Tokens of decaying spectrum around a common mean."""
+    torch.manual_seed(0)
+    scale = 0.9 ** torch.arange(rank)
+    return torch.randn(3, n, rank) * scale @ torch.randn(rank, d) + 3 * torch.randn(d)
+
+
+@pytest.mark.parametrize(("n", "d"), [(64, 80), (576, 1024), (576, 4096), (144, 256)])
+def test_effective_rank_is_the_svd_within_a_thousandth(n, d):
+    x = torch.randn(3, n, d, generator=torch.Generator().manual_seed(0)) + 2
+    torch.testing.assert_close(effective_rank(x).double(), by_svd(x), rtol=1e-3, atol=0)
+    torch.testing.assert_close(effective_rank_small(x).double(), by_svd(x), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("n", "d", "rank"), [(576, 64, 64), (300, 400, 20), (50, 8, 8)])
+def test_double_precision_is_exact_beyond_full_rank(n, d, rank):
+    x = correlated(n, d, rank)
+    exact = effective_rank(x, torch.float64)
+    torch.testing.assert_close(exact, by_svd(x), rtol=1e-3, atol=0)
+    if n > d:
+        torch.testing.assert_close(effective_rank_small(x).double(), by_svd(x), rtol=1e-3, atol=0)
+
+
+def test_effective_rank_of_known_spectra():
+    n = 16
+    simplex = torch.eye(n)[None]  # centred: n - 1 equal singular values
+    assert effective_rank(simplex).item() == pytest.approx(n - 1, rel=1e-3)
+    line = torch.arange(n).float()[None, :, None] * torch.ones(5)
+    assert effective_rank(line, torch.float64).item() == pytest.approx(1, rel=1e-3)
+    assert effective_rank(torch.randn(1, 1, 5)).item() == pytest.approx(1, rel=1e-3)
+
+
+def test_entropy_of_known_attention():
+    n = 20
+    uniform = torch.full((1, 4, n), 0.3 / n)  # 0.7 went to the CLS token
+    assert attention_entropy(uniform).item() == pytest.approx(math.log(n), rel=1e-6)
+    single = torch.zeros(1, 4, n)
+    single[..., 3] = 0.5
+    assert attention_entropy(single).item() == 0
+    heads = torch.zeros(1, 2, n)
+    heads[0, 0, 0] = heads[0, 1, 1] = 0.9  # averaged over heads first, then entropy
+    assert attention_entropy(heads).item() == pytest.approx(math.log(2), rel=1e-6)
