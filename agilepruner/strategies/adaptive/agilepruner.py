@@ -19,6 +19,10 @@ class AgilePruner(Strategy):
     tau = min(r * erank / erank_avg * slope, tau_max): low ranks and complex images spread more.
     A budget not filled by the walk is filled with the highest-attention patches left.
 
+    Differs from the released code, which takes one image at a time and compares half-precision
+    features in half precision: here batches, always in float32. Effective rank is the released one,
+    with the rounding of its N x N spectrum, which its thresholds include.
+
     Attributes:
         erank_avg: mean effective rank of the model's projected tokens over typical images.
         tau_max: largest threshold, a cosine distance.
