@@ -1,4 +1,4 @@
-"""Our scores are lmms-eval's: the same answers through its own ``evaluate`` give the same numbers."""
+"""Our scores are lmms-eval's: the same answers through its ``evaluate`` give the same numbers."""
 
 import random
 from argparse import Namespace

@@ -1,0 +1,44 @@
+"""What the README tells people to type exists."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from agilepruner.cli import CONFIGS
+from agilepruner.runner.experiment import plan
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"^```\n(.*?)^```", TEXT, re.M | re.S)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("line", [x for x in LINES if x.startswith("agilepruner ")])
+def test_every_command_composes_a_valid_plan(line):
+    overrides = [word for word in shlex.split(line)[1:] if not word.startswith("-")]
+    if "-m" in line:
+        overrides = [re.sub(r"=([^,\[]+),.*", r"=\1", word) for word in overrides]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        assert plan(compose("config", overrides=overrides)).cells
+
+
+@pytest.mark.parametrize("line", [x for x in LINES if x.startswith("make ")])
+def test_every_make_target_exists(line):
+    done = subprocess.run(
+        [*shlex.split(line), "--dry-run"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_link_leads_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
