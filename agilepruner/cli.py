@@ -46,6 +46,11 @@ def _run(config: DictConfig) -> None:
     from agilepruner.runner.experiment import execute, plan
 
     planned = plan(config)
+    if planned.config["dry_run"]:
+        from agilepruner.dry_run import describe
+
+        print(describe(planned))
+        return
     rows = execute(planned)
     from agilepruner.report.kinds import read_kinds
     from agilepruner.report.table import write_report
@@ -93,6 +98,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "datasets", "transformers", "lmms-eval", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if sys.argv[1:] == ["doctor"]:
+        from agilepruner.doctor import main as examine
+
+        sys.exit(examine())
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
     try:
         run()

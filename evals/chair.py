@@ -57,7 +57,7 @@ _PARTS_OF_SPEECH = SimpleNamespace(ADJ="a", VERB="v", NOUN="n", ADV="r")  # as W
 
 
 def _lemmatizer(objects: list[str]) -> type:
-    singular = {}
+    singular: dict[str, str] = {}
     for word in objects:
         for plural in (f"{word}s", f"{word}es", f"{word[:-1]}ies", f"{word[:-1]}ves"):
             if plural not in objects:

@@ -1,0 +1,182 @@
+"""Check the environment and say how to fix what is wrong: ``agilepruner doctor``.
+
+Nothing is downloaded and no network is used. Exit status 1 when something will not work; warnings
+are about what only some runs need (a GPU, the hub, CHAIR).
+"""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from agilepruner import torchvision
+
+GIB = 2**30
+WEIGHTS_GIB = 13  # LLaVA-1.5-7B in 16 bits
+DISK_GIB = 100  # one 7B checkpoint and the benchmarks (VQAv2 alone is about 34)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing checked.
+
+    Attributes:
+        level: ``ok``, ``warn`` (some runs need it) or ``fail`` (nothing works without).
+        subject: what was checked. found: what was seen. fix: what to do, empty when ok.
+    """
+
+    level: str
+    subject: str
+    found: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        line = f"{self.level:<4}  {self.subject}: {self.found}"
+        return f"{line}\n      -> {self.fix}" if self.fix else line
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter."""
+    yield Finding("ok", "Python", ".".join(map(str, sys.version_info[:3])))
+
+
+def packages() -> Iterator[Finding]:
+    """Installed versions against what this project asks for."""
+    for text in importlib.metadata.requires("agilepruner") or []:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("fail", wanted.name, "not installed", f"pip install '{text}'")
+            continue
+        if wanted.specifier.contains(version, prereleases=True):
+            yield Finding("ok", wanted.name, version)
+        else:
+            found = f"{version}, expected {wanted.specifier}"
+            yield Finding("fail", wanted.name, found, f"pip install '{text}'")
+
+
+def torchvision_build() -> Iterator[Finding]:
+    """A torchvision that does not fit torch breaks transformers; none at all is fine."""
+    found = torchvision.state()
+    if found.startswith("broken"):
+        fix = "pip uninstall torchvision (it is not needed), or install the build for this torch."
+        yield Finding("fail", "torchvision", found, fix)
+    else:
+        yield Finding("ok", "torchvision", found)
+
+
+def transformers_api() -> Iterator[Finding]:
+    """The argument through which pruned tokens enter is young."""
+    import inspect
+
+    torchvision.hide_if_broken()
+    from transformers import LlavaModel
+
+    if "mm_encoder_outputs" in inspect.signature(LlavaModel.forward).parameters:
+        yield Finding("ok", "transformers API", "mm_encoder_outputs is there")
+    else:
+        fix = "pip install 'transformers>=5.23,<5.24'"
+        yield Finding("fail", "transformers API", "no mm_encoder_outputs in LlavaModel", fix)
+
+
+def gpu() -> Iterator[Finding]:
+    """Which GPU, and whether a 7B model fits."""
+    import torch
+
+    if not torch.cuda.is_available():
+        fix = "The demo model runs on a CPU; the paper's models need a GPU of 24 GB or more."
+        yield Finding("warn", "GPU", "none", fix)
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        seen = (
+            f"{torch.cuda.get_device_name(index)}, {free / GIB:.0f} of {total / GIB:.0f} GiB free"
+        )
+        if free < 1.3 * WEIGHTS_GIB * GIB:
+            fix = "A 7B model takes 13 GiB of weights: free memory, or lower batch_size."
+            yield Finding("warn", f"GPU {index}", seen, fix)
+        else:
+            yield Finding("ok", f"GPU {index}", seen)
+
+
+def disk() -> Iterator[Finding]:
+    """Room for checkpoints and benchmarks in the hub's cache."""
+    from huggingface_hub.constants import HF_HOME
+
+    place = Path(HF_HOME)
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / GIB
+    if free < DISK_GIB:
+        fix = f"Checkpoints and benchmarks need up to {DISK_GIB} GiB; HF_HOME moves the cache."
+        yield Finding("warn", "disk", f"{free:.0f} GiB free for the hub's cache", fix)
+    else:
+        yield Finding("ok", "disk", f"{free:.0f} GiB free for the hub's cache")
+
+
+def hub() -> Iterator[Finding]:
+    """lmms-eval asks for a login for most data sets, also for public ones."""
+    from huggingface_hub import get_token
+
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        fix = "suite=hub works from the cache only; unset HF_HUB_OFFLINE to download."
+        yield Finding("warn", "hub", "offline by HF_HUB_OFFLINE", fix)
+    elif get_token() is None:
+        fix = "hf auth login (any account; suite=hub needs it, the embedded suite does not)"
+        yield Finding("warn", "hub", "not logged in", fix)
+    else:
+        yield Finding("ok", "hub", "logged in")
+
+
+def language_data() -> Iterator[Finding]:
+    """CHAIR's tokenizer, tagger and WordNet."""
+    from evals.chair import missing_resources
+
+    missing = missing_resources()
+    if missing:
+        fix = f"python -m nltk.downloader {' '.join(missing)} (CHAIR on real captions needs it)"
+        yield Finding("warn", "NLTK data", f"missing: {', '.join(missing)}", fix)
+    else:
+        yield Finding("ok", "NLTK data", "complete")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    python,
+    packages,
+    torchvision_build,
+    transformers_api,
+    gpu,
+    disk,
+    hub,
+    language_data,
+)
+
+
+def examine() -> Iterator[Finding]:
+    """Every check; one that cannot run is itself a finding."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except Exception as error:
+            cause = f"{type(error).__name__}: {error}".split("\n")[0]
+            fix = "Fix what is reported above and run this again."
+            yield Finding("fail", check.__name__.replace("_", " "), cause, fix)
+
+
+def main() -> int:
+    """Print the findings; 1 when something will not work."""
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        print(finding)
+    count = {level: sum(f.level == level for f in findings) for level in ("fail", "warn")}
+    print(f"{count['fail']} to fix, {count['warn']} that only some runs need.")
+    return 1 if count["fail"] else 0

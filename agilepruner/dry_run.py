@@ -1,0 +1,209 @@
+"""What a run would do, without weights, documents or a GPU: every cell with its costs.
+
+    agilepruner table=llava_1_5_7b dry_run=true
+
+The config is composed and checked as in a real run, the model is built on the meta device, and each
+cell is listed with its FLOPs (closed form, see ``flops``), an estimate of its GPU memory, its
+documents, and what would be downloaded.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agilepruner.errors import UserError
+from agilepruner.flops import Architecture, document_flops, selection_flops
+from agilepruner.models.published import config_of, on_meta
+from agilepruner.runner.cells import Cell
+from agilepruner.runner.experiment import Run
+from agilepruner.strategies.decoder.schedule import DecoderStrategy
+
+log = logging.getLogger(__name__)
+
+TEXT_TOKENS = 60  # a vicuna prompt with a short question; OCR tokens and options add to it
+ANSWER_TOKENS = 3  # a word and the end token
+CAPTION_TOKENS = 100  # CHAIR
+ENCODED_TOGETHER = 8  # images per pass of the vision tower, as the runner has it
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model's size in bytes, from its shapes.
+
+    Attributes:
+        arch: its numbers. parameters: how many. width: bytes of one.
+    """
+
+    arch: Architecture
+    parameters: int
+    width: int
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the weights."""
+        return self.parameters * self.width
+
+    @property
+    def cache(self) -> int:
+        """Bytes of keys and values per token."""
+        return 2 * self.arch.layers * self.arch.key_width * self.width
+
+    def memory(self, tokens: int, batch: int, window: int, tiles: int) -> float:
+        """Estimate of the peak in bytes: weights, cache, and the larger of two passes.
+
+        The passes are the prefill of ``batch`` prompts of ``tokens`` (the MLP's two hidden layers
+        and four residual-sized tensors) and the tower on ``ENCODED_TOGETHER`` images; beside both
+        stand the visual tokens of the ``window`` of images being answered.
+        """
+        arch = self.arch
+        prefill = batch * tokens * (2 * arch.mlp + 4 * arch.width)
+        patches = ENCODED_TOGETHER * tiles * (arch.patches + arch.cls)
+        tower = patches * (2 * arch.vision_mlp + 6 * arch.vision_width)
+        waiting = window * tiles * arch.tokens * (arch.width + arch.vision_width * arch.merge**2)
+        moving = (max(prefill, tower) + waiting) * self.width
+        return self.weights + batch * tokens * self.cache + moving
+
+
+def describe(run: Run) -> str:
+    """The report of a dry run.
+
+    Raises:
+        UserError: the model's config is neither known nor loadable.
+    """
+    import torch
+
+    model = run.config["model"]
+    path = model["load"]["path"]
+    try:
+        config = config_of(path, model["load"].get("revision"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"No config for '{path}': {str(error).splitlines()[0]} Give a directory with a "
+            "config.json, or log in to the hub (`hf auth login`)."
+        ) from None
+    dtype = getattr(torch, model["load"]["dtype"])
+    built = on_meta(config, dtype)
+    size = Size(
+        Architecture.from_config(config),
+        sum(weight.numel() for weight in built.parameters()),
+        dtype.itemsize,
+    )
+    return "\n".join([*_head(run, size), "", *_cells(run, size), "", *_downloads(run, size)])
+
+
+def _head(run: Run, size: Size) -> Iterator[str]:
+    config = run.config
+    model = config["model"]
+    yield f"Dry run of '{config['name']}': {len(run.cells)} cells, protocol {config['protocol']}."
+    yield (
+        f"{model['label']}: {size.parameters / 1e9:.3f} billion parameters, "
+        f"{size.weights / 2**30:.1f} GiB as {model['load']['dtype']}; "
+        f"{model['visual_tokens']:,} visual tokens; {size.cache / 1024:.0f} KiB of cache per token."
+    )
+    yield (
+        f"Per document, in TFLOPs (2 x MACs), for {TEXT_TOKENS} text tokens and {ANSWER_TOKENS} "
+        f"new ones ({CAPTION_TOKENS} in captions). Memory: an estimate for batch_size="
+        f"{config['batch_size']} and images_per_window={config['images_per_window']}."
+    )
+
+
+def _cells(run: Run, size: Size) -> Iterator[str]:
+    titles = "benchmark,strategy,budget,layer mean,documents,vision,projector,selection,prefill,"
+    titles += "decode,total,of vanilla,memory GiB,done"
+    rows = [tuple(titles.split(","))]
+    whole: dict[str, float] = {}
+    everything = 0.0
+    order = list(run.config["benchmark"])
+    for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
+        settings = run.config["benchmark"][cell.benchmark]
+        layers = visual_per_layer(cell, size.arch.layers, run.config["model"]["visual_tokens"])
+        captions = settings.get("needs_language_data", False)
+        new = CAPTION_TOKENS if captions else ANSWER_TOKENS
+        tiles = run.config["model"].get("tiles", 1)
+        share = cell.budget // tiles
+        chosen = selection_flops(cell.strategy, size.arch, share, tiles)
+        parts = document_flops(size.arch, layers, TEXT_TOKENS, new, tiles, chosen)
+        whole.setdefault(cell.benchmark, parts["total"])
+        count = documents(run.config, cell.benchmark)
+        everything += parts["total"] * (count or 0)
+        longest = int(max(layers)) + TEXT_TOKENS + new
+        memory = size.memory(
+            longest, run.config["batch_size"], run.config["images_per_window"], tiles
+        )
+        names = ("vision", "projector", "selection", "prefill", "decode", "total")
+        rows.append(
+            (
+                cell.benchmark,
+                cell.strategy_name,
+                f"{cell.budget:,}",
+                f"{sum(layers) / len(layers):,.0f}",
+                "?" if count is None else f"{count:,}",
+                *(f"{parts[name] / 1e12:.3f}" for name in names),
+                f"{100 * parts['total'] / whole[cell.benchmark]:.1f} %",
+                f"{memory / 2**30:.1f}",
+                "yes" if run.row(cell) else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        left = [text.ljust(width) for text, width in zip(row[:2], widths)]
+        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:])]
+        yield "  ".join(left + right).rstrip()
+    yield f"All documents of all cells: {everything / 1e15:,.0f} PFLOPs."
+
+
+def visual_per_layer(cell: Cell, layers: int, full: int) -> list[int]:
+    """Visual tokens that each decoder layer will see, for a nominal image."""
+    strategy = cell.strategy
+    if isinstance(strategy, DecoderStrategy):
+        seen = [full] * layers
+        for stage in strategy.plan(layers, full, cell.budget):
+            seen[stage.layer :] = [stage.visual] * (layers - stage.layer)
+        return seen
+    kept = min(cell.budget, full) + strategy.extra if strategy.budgeted else full
+    return [kept] * layers
+
+
+def source(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
+    """The hub data set of a benchmark under the run's protocol."""
+    settings = config["benchmark"][benchmark]
+    return settings["protocols"][config["protocol"]].get("hub", settings["hub"])
+
+
+def documents(config: Mapping[str, Any], benchmark: str) -> int | None:
+    """Documents of a benchmark; None where a limit counts other units than documents."""
+    if config["suite"]["kind"] == "hub":
+        count = int(source(config, benchmark)["size"])
+    else:
+        import pyarrow.parquet
+
+        file = Path(config["suite"]["directory"]) / f"{benchmark}.parquet"
+        count = pyarrow.parquet.read_metadata(file).num_rows
+    if config["limit"] is None:
+        return count
+    unit = config["benchmark"][benchmark].get("unit")
+    return min(count, config["limit"]) if unit is None else None
+
+
+def _downloads(run: Run, size: Size) -> Iterator[str]:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = run.config["model"]["load"]["path"]
+    wanted: list[str] = []
+    if not Path(path).is_dir() and not isinstance(try_to_load_from_cache(path, "config.json"), str):
+        wanted.append(f"model {path}, about {size.parameters * 2 / 2**30:.0f} GiB (16-bit weights)")
+    if run.config["suite"]["kind"] == "hub":
+        for name in run.config["benchmark"]:
+            hub = source(run.config, name)
+            subset = f", config {hub['name']}" if hub.get("name") else ""
+            wanted.append(f"data set {hub['path']}{subset} ({name}, {hub['size']:,} documents)")
+    if any(b.get("needs_language_data") for b in run.config["benchmark"].values()):
+        from evals.chair import missing_resources
+
+        missing = missing_resources()
+        if missing and not run.config["suite"]["synthetic"]:
+            wanted.append(f"NLTK data: python -m nltk.downloader {' '.join(missing)}")
+    yield "Would be downloaded:" if wanted else "Nothing would be downloaded."
+    yield from (f"  {line}" for line in wanted)

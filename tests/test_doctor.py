@@ -1,0 +1,105 @@
+"""What can be known without weights or a GPU: dry runs of the paper's tables, and the doctor."""
+
+import importlib.metadata
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from agilepruner import doctor, flops, torchvision
+from agilepruner.cli import CONFIGS
+from agilepruner.dry_run import describe
+from agilepruner.errors import UserError
+from agilepruner.flops import Architecture
+from agilepruner.models.published import CONFIGS as BY_HAND
+from agilepruner.runner.experiment import plan
+
+# Billions of parameters; TFLOPs of vision and of the unpruned prefill with 60 text tokens
+# (torch's counter on the real shapes gives the same, tests/test_flops.py).
+TABLES = {
+    "llava_1_5_7b": ("7.063", "0.382", "8.450"),
+    "llava_1_5_13b": ("13.351", "0.382", "16.470"),
+    "llava_next_7b": ("7.063", "1.910", "42.611"),
+    "qwen2_5_vl_7b": ("8.292", None, None),
+}
+
+
+def planned(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return plan(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_dry_run_lists_every_cell_with_its_costs(table):
+    parameters, vision, prefill = TABLES[table]
+    run = planned(f"table={table}")
+    lines = describe(run).splitlines()
+    assert f"{parameters} billion parameters" in lines[1]
+    cells = [line.split() for line in lines if line.startswith(tuple(run.config["benchmark"]))]
+    assert len(cells) == len(run.cells)
+    vanilla = next(cell for cell in cells if cell[1] == "vanilla")
+    if vision:
+        assert vanilla[5] == vision
+        assert vanilla[8] == prefill
+    assert vanilla[11] == "100.0"
+    pruned = [float(cell[10]) for cell in cells if cell[1] == "divprune"]
+    assert all(0 < total < float(vanilla[10]) for total in pruned)
+    text = "\n".join(lines)
+    assert f"model {run.config['model']['load']['path']}" in text
+    for benchmark in run.config["benchmark"].values():
+        hub = benchmark["protocols"][run.config["protocol"]].get("hub", benchmark["hub"])
+        assert hub["path"] in text
+
+
+def test_model_configs_say_what_their_checkpoints_are():
+    """Layers and tokens in configs/model are those of the real shapes."""
+    for table in TABLES:
+        model = planned(f"table={table}").config["model"]
+        arch = Architecture.from_config(BY_HAND[model["load"]["path"]]())
+        assert arch == flops.PUBLISHED[table]
+        assert model["decoder_layers"] == arch.layers
+        assert model["visual_tokens"] == arch.tokens * model.get("tiles", 1)
+
+
+def test_an_unknown_checkpoint_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run = planned("table=llava_1_5_7b", "model.load.path=nobody/nothing")
+    with pytest.raises(UserError, match=r"config\.json"):
+        describe(run)
+
+
+def test_the_doctor_finds_a_wrong_version_and_says_the_command(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        return "4.57.0" if name == "transformers" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    (finding,) = [f for f in doctor.packages() if f.subject == "transformers"]
+    assert finding.level == "fail"
+    assert "pip install 'transformers" in finding.fix
+
+
+def test_the_doctor_knows_the_torchvision_trap(monkeypatch):
+    broken = "broken: RuntimeError: operator torchvision::nms does not exist"
+    monkeypatch.setattr(torchvision, "state", lambda: broken)
+    (finding,) = doctor.torchvision_build()
+    assert (finding.level, "pip uninstall torchvision" in finding.fix) == ("fail", True)
+
+
+def test_a_check_that_breaks_is_a_finding(monkeypatch, capsys):
+    def broken():
+        raise OSError("no such device")
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.python, broken))
+    assert doctor.main() == 1
+    shown = capsys.readouterr().out
+    assert "fail  broken: OSError: no such device" in shown
+    assert "1 to fix" in shown
+
+
+def test_every_finding_that_is_not_ok_has_a_fix():
+    findings = list(doctor.examine())
+    assert {f.level for f in findings} <= {"ok", "warn", "fail"}
+    assert all(f.fix for f in findings if f.level != "ok")
+    assert {"torch", "transformers", "torchvision", "hub", "disk"} <= {f.subject for f in findings}
