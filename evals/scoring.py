@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.chair import language_data
-from evals.tasks import Benchmark, quiet, resolve, unit_of
+from evals.tasks import Benchmark, Document, quiet, resolve, unit_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Scores:
         metric: name of the headline metric. value: in table units. scale: its maximum.
         metrics: every finite metric, in lmms-eval's own units.
         units: one number per unit (document, MME pair, MMBench question), higher is better; None
-            where the benchmark has no such thing. clusters: the image of each.
+            where the benchmark has no such thing. clusters: the image of each; documents: the
+            first document of each.
         n: documents scored. notes: what a reader must know.
     """
 
@@ -38,6 +39,7 @@ class Scores:
     metrics: dict[str, float]
     units: list[float]
     clusters: list[str]
+    documents: list[int]
     n: int
     notes: list[str]
 
@@ -68,7 +70,7 @@ def score(
     parts = headline["sum"] if "sum" in headline else [headline["metric"]]
     counted: list[int] = []  # a headline may be of some documents only (MME's perception)
     items: dict[str, list[Any]] = defaultdict(list)
-    per_unit: dict[Any, list[tuple[dict[str, Any], str]]] = defaultdict(list)
+    per_unit: dict[Any, list[tuple[dict[str, Any], Document]]] = defaultdict(list)
     needs_words = benchmark.config.get("needs_language_data", False)
     words = language_data(allow_stand_in=exact_words) if needs_words else nullcontext("")
     with words as source, quiet():
@@ -80,7 +82,7 @@ def score(
             result = type(task).process_results.__wrapped__(task, record, [answers[document.index]])
             if any(part in result for part in parts):
                 counted.append(document.index)
-                per_unit[unit].append((result, document.image_key))
+                per_unit[unit].append((result, document))
             for name, item in result.items():
                 if name in task.aggregation():
                     items[name].append(item)
@@ -105,7 +107,8 @@ def score(
         higher_is_better=headline.get("higher_is_better", True),
         metrics=metrics,
         units=units,
-        clusters=[group[0][1] for group in per_unit.values()],
+        clusters=[group[0][1].image_key for group in per_unit.values()],
+        documents=[group[0][1].index for group in per_unit.values()],
         n=len(benchmark.documents),
         notes=notes,
     )
