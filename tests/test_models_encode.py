@@ -7,11 +7,13 @@ import torch
 from golden_cases import FOLDER
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import LlamaTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from agilepruner.errors import UserError
 from agilepruner.models.hugging_face import image_processor_for
+from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.llava_next import NEWLINE, kept_positions, mosaic
 from agilepruner.strategies.base import Selection, keep_all
 
@@ -183,3 +185,29 @@ def test_seeds_belong_to_the_image_and_its_tiles(kind):
     assert [t.seeds for t in together] == [t.seeds for t in alone]
     flat = [seed for t in together for seed in t.seeds]
     assert len(set(flat)) == len(flat)
+
+
+def test_llavas_tokenization_has_a_word_mark_behind_the_image():
+    """LLaVA tokenizes the text before and after <image> apart; one token differs from the whole."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz:?"
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", *letters]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = LlamaTokenizer(vocab=vocabulary, merges=[], add_bos_token=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    model = tiny.build("llava")
+    model.config.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
+    found = {}
+    for split in (True, False):
+        adapter = LlavaAdapter(
+            model, tokenizer, None, "USER: <image>\n{question} ASSISTANT:", split_at_image=split
+        )
+        found[split] = tokenizer.convert_ids_to_tokens(adapter.tokenize("Why?"))
+    official = ["<s>", *"▁USER:▁", "<image>", "▁", "<0x0A>", *"Why?▁ASSISTANT:"]
+    assert found[True] == official
+    assert found[False] == official[:8] + official[9:]
+
+
+def test_a_question_with_the_placeholder_is_refused():
+    model = tiny.adapter("llava")
+    with pytest.raises(ValueError, match="2 image placeholders"):
+        model.tokenize("w1 <image> w2")
