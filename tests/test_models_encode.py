@@ -204,7 +204,7 @@ def test_llavas_tokenization_has_a_word_mark_behind_the_image():
         found[split] = tokenizer.convert_ids_to_tokens(adapter.tokenize("Why?"))
     official = ["<s>", *"▁USER:▁", "<image>", "▁", "<0x0A>", *"Why?▁ASSISTANT:"]
     assert found[True] == official
-    assert found[False] == official[:8] + official[9:]
+    assert found[False] == official[:9] + official[10:]
 
 
 def test_a_question_with_the_placeholder_is_refused():
