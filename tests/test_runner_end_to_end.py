@@ -259,3 +259,28 @@ def test_pruning_inside_the_language_model_runs_in_the_same_grid(tmp_path):
     assert fastv.kept["max"] == 576  # all enter, fewer leave the first layers
     assert 150 < fastv.kept["layer_mean"] <= 160
     assert fastv.flops["prefill"] < rows["vanilla", 576].flops["prefill"] / 2
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_an_image_that_cannot_be_read_fails_the_cells_that_show_it(tmp_path, monkeypatch):
+    from evals.tasks import Benchmark
+
+    read = Benchmark.image
+    broken = []
+
+    def image(self, document):
+        if self.name == "pope" and not broken:
+            broken.append(document.index)
+            raise OSError("truncated file")
+        return read(self, document)
+
+    monkeypatch.setattr(Benchmark, "image", image)
+    rows = experiment.execute(planned(tmp_path, *GRID))
+    for row in rows:
+        if row.benchmark == "pope":
+            assert row.status == "failed"
+            assert "image cannot be read: OSError: truncated file" in row.error
+        else:
+            assert row.status == "done"
+    again = experiment.execute(planned(tmp_path, *GRID))  # the file is whole again
+    assert {row.status for row in again} == {"done"}

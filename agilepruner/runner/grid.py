@@ -102,9 +102,8 @@ class Grid:
         finished = sum(d.index in self._done[c.id] for c in self.cells for d in documents)
         self.on_progress(finished)
         for window in chunks(mine, self.images_per_window):
-            groups = [group for group in window if any(map(self._wanted, group))]
-            if groups:
-                self._answer(self._encode(groups))
+            if any(self._wanted(document) for group in window for document in group):
+                self._answer(self._encode(window))
 
     def _groups(self) -> Iterator[list[Document]]:
         """Documents by image, in order of first appearance."""
@@ -124,23 +123,19 @@ class Grid:
         return frozenset().union(*(cell.strategy.needs for cell in self.cells)) | {"attention"}
 
     def _encode(self, groups: Sequence[list[Document]]) -> list[Image]:
-        """Decode and encode each image once. A picture that cannot be read fails its documents."""
+        """Decode and encode each image once; one that fails, fails its documents."""
         started = time.perf_counter()
-        readable, pictures = [], []
+        pictures: list[tuple[list[Document], Any]] = []
         for documents in groups:
             try:
-                pictures.append(self.benchmark.image(documents[0]))
-                readable.append(documents)
+                pictures.append((documents, self.benchmark.image(documents[0])))
             except Exception as error:
                 self._fail(documents, self.cells, f"image cannot be read: {_cause(error)}")
-        needs = self._needs & self.adapter.provides
-        encoded: list[VisualTokens] = []
-        for chunk in chunks(pictures, 8):
-            encoded += self.adapter.encode(chunk, needs)
+        encoded = [pair for chunk in chunks(pictures, 8) for pair in self._encode_some(chunk)]
         spent = time.perf_counter() - started
         self.seconds["encode"] += spent
         images = []
-        for documents, tokens in zip(readable, encoded):
+        for documents, tokens in encoded:
             share = spent / len(encoded) / len(self.cells) / len(documents)
             images.append(Image(tokens, documents, share, {}))
         started = time.perf_counter()
@@ -158,6 +153,22 @@ class Grid:
                     image.complexity["entropy"] = float(entropies[rows].mean())
         self.seconds["complexity"] += time.perf_counter() - started
         return images
+
+    def _encode_some(
+        self, pictures: list[tuple[list[Document], Any]]
+    ) -> list[tuple[list[Document], VisualTokens]]:
+        """One pass of the tower; after an error, each picture alone."""
+        try:
+            needs = self._needs & self.adapter.provides
+            tokens = self.adapter.encode([picture for _, picture in pictures], needs)
+            return [(documents, each) for (documents, _), each in zip(pictures, tokens)]
+        except Exception as error:
+            if len(pictures) > 1:
+                log.warning("encoding %d images failed (%s); one by one", len(pictures), error)
+                return [pair for one in pictures for pair in self._encode_some([one])]
+            log.debug("encoding failed", exc_info=True)
+            self._fail(pictures[0][0], self.cells, f"encoding failed: {_cause(error)}")
+            return []
 
     def _answer(self, images: list[Image]) -> None:
         started = time.perf_counter()
