@@ -118,7 +118,7 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
     order = list(run.config["benchmark"])
     for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
         settings = run.config["benchmark"][cell.benchmark]
-        layers = visual_per_layer(cell, size.arch.layers, run.config["model"]["visual_tokens"])
+        layers = visual_per_layer(cell, size.arch.layers, run.config["model"])
         captions = settings.get("needs_language_data", False)
         new = CAPTION_TOKENS if captions else ANSWER_TOKENS
         tiles = run.config["model"].get("tiles", 1)
@@ -154,16 +154,17 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
     yield f"All documents of all cells: {everything / 1e15:,.0f} PFLOPs."
 
 
-def visual_per_layer(cell: Cell, layers: int, full: int) -> list[int]:
+def visual_per_layer(cell: Cell, layers: int, model: Mapping[str, Any]) -> list[int]:
     """Visual tokens that each decoder layer will see, for a nominal image."""
-    strategy = cell.strategy
+    strategy, full = cell.strategy, model["visual_tokens"]
     if isinstance(strategy, DecoderStrategy):
         seen = [full] * layers
         for stage in strategy.plan(layers, full, cell.budget):
             seen[stage.layer :] = [stage.visual] * (layers - stage.layer)
         return seen
-    kept = min(cell.budget, full) + strategy.extra if strategy.budgeted else full
-    return [kept] * layers
+    if not strategy.budgeted:
+        return [full] * layers
+    return [min(cell.budget, full) + strategy.extra * model.get("tiles", 1)] * layers
 
 
 def source(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:

@@ -5,12 +5,15 @@ import pytest
 import tiny_models as tiny
 import torch
 from golden_cases import FOLDER
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import LlamaTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
+from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
 from agilepruner.models.hugging_face import image_processor_for
 from agilepruner.models.llava import LlavaAdapter
@@ -150,22 +153,11 @@ def test_a_newline_stays_with_its_row():
 def test_paper_preprocessing_is_llavas_own():
     """expand2square with the mean colour, then CLIP's resize: LLaVA's steps with PIL alone."""
     image = tiny.images()[0]  # 320 x 240
-    processor = image_processor_for(
-        "nowhere",
-        None,
-        {
-            "type": "LlavaImageProcessorPil",
-            "do_pad": True,
-            "size": {"shortest_edge": 336},
-            "crop_size": {"height": 336, "width": 336},
-        },
-    )
+    processor = image_processor_for("nowhere", None, configured("llava_1_5_7b"))
     got = processor(images=[image], return_tensors="pt")["pixel_values"][0]
     square = Image.new("RGB", (320, 320), (122, 116, 104))
     square.paste(image, (0, 40))
-    pixels = np.asarray(square.resize((336, 336), Image.BICUBIC), dtype=np.float32) / 255
-    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
-    expected = torch.tensor((pixels - mean) / std).permute(2, 0, 1)
+    expected = normalised(square.resize((336, 336), Image.BICUBIC))
     assert float((got - expected).abs().max()) < 1e-5
     cropped = type(processor)(size={"shortest_edge": 336}, crop_size=processor.crop_size)
     other = cropped(images=[image], return_tensors="pt")["pixel_values"][0]
@@ -211,3 +203,42 @@ def test_a_question_with_the_placeholder_is_refused():
     model = tiny.adapter("llava")
     with pytest.raises(ValueError, match="2 image placeholders"):
         model.tokenize("w1 <image> w2")
+
+
+def configured(model):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("config", [f"model={model}", "protocol=paper"])
+    return OmegaConf.to_container(config, resolve=True)["model"]["load"]["image_processor"]
+
+
+def normalised(image):
+    """CLIP's normalisation of a picture."""
+    mean = np.array([0.48145466, 0.4578275, 0.40821073])
+    std = np.array([0.26862954, 0.26130258, 0.27577711])
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    return torch.tensor((pixels - mean) / std).permute(2, 0, 1)
+
+
+def test_next_paper_tiles_are_the_official_ones():
+    """Resized into 672 x 672, padded with black, cut in four, behind the squashed overview."""
+    image = tiny.images()[0]  # 320 x 240
+    processor = image_processor_for("nowhere", None, configured("llava_next_7b"))
+    got = processor(images=[image], return_tensors="pt")["pixel_values"][0]
+    canvas = Image.new("RGB", (672, 672))
+    canvas.paste(image.resize((672, 504)), (0, 84))
+    boxes = [(x, y, x + 336, y + 336) for y in (0, 336) for x in (0, 336)]
+    tiles = [image.resize((336, 336)), *(canvas.crop(box) for box in boxes)]
+    assert got.shape == (5, 3, 336, 336)
+    for tile, expected in zip(got, tiles):
+        assert float((tile - normalised(expected)).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("size", [(640, 480), (1000, 300), (300, 400), (2000, 3000), (980, 980)])
+def test_qwen_images_are_resized_to_the_papers_tokens(size):
+    processor = image_processor_for("nowhere", None, configured("qwen2_5_vl_7b"))
+    batch = processor(images=[Image.new("RGB", size)], return_tensors="pt")
+    _, rows, columns = batch["image_grid_thw"][0].tolist()
+    assert rows * columns // 4 == pytest.approx(1225, rel=0.07)
+    assert columns / rows == pytest.approx(size[0] / size[1], rel=0.07)
+    if size == (980, 980):
+        assert (rows, columns) == (70, 70)

@@ -3,7 +3,7 @@
 import pytest
 import tiny_models as tiny
 import torch
-from strategy_configs import BEFORE_LLM
+from strategy_configs import ALL, BEFORE_LLM
 
 from agilepruner.models.base import split, stack
 from agilepruner.strategies.base import keep_all
@@ -14,7 +14,8 @@ BUDGET = {"llava": 32, "next_paper": 160, "next_native": 160, "qwen": 24}
 @pytest.fixture(scope="module", params=tiny.KINDS)
 def encoded(request):
     model = tiny.adapter(request.param)
-    return request.param, model, model.encode(tiny.images()[:2], model.provides)
+    count = 1 if request.param.startswith("next") else 2  # thousands of tokens each
+    return request.param, model, model.encode(tiny.images()[:count], model.provides)
 
 
 @pytest.mark.parametrize("name", sorted(BEFORE_LLM))
@@ -55,3 +56,20 @@ def test_images_of_one_shape_are_selected_together_as_alone(encoded):
     together = split(strategy(stack(tokens), share), [t.batch for t in tokens])
     for one, selection in zip(tokens, together):
         assert torch.equal(selection.indices, strategy(one, share).indices)
+
+
+@pytest.mark.parametrize("name", sorted(set(ALL) - set(BEFORE_LLM)))
+def test_pruning_inside_the_language_model_on_every_adapter(encoded, name):
+    """All tokens enter, fewer arrive at the second layer, and a batch is as its documents alone."""
+    _, model, tokens = encoded
+    strategy = ALL[name]
+    prompts = [model.tokenize(question) for question in tiny.QUESTIONS[: len(tokens)]]
+    visuals = [model.embed(one, keep_all(one)) for one in tokens]
+    for prompt, visual in zip(prompts, visuals):
+        pruning = (strategy, 3 * len(visual) // 4)
+        together = model.generate([prompt, prompt], [visual, visual], 3, pruning)
+        (alone,) = model.generate([prompt], [visual], 3, pruning)
+        first, second = alone.visual
+        assert first == len(visual)
+        assert 0 < second < first
+        assert [answer.text for answer in together] == [alone.text] * 2
