@@ -1,5 +1,7 @@
 """The model configs end to end: tiny checkpoints of the real classes, loaded, run and scored."""
 
+import json
+
 import pytest
 import tiny_models as tiny
 from datasets import Dataset
@@ -14,6 +16,23 @@ MODELS = {
     "llava_1_5_7b": ("llava", 576, 32, 24, 1),
     "llava_next_7b": ("next_paper", 2880, 160, 24, 5),
     "qwen2_5_vl_7b": ("qwen", 144, 24, None, 1),
+}
+
+# preprocessor_config.json of the llava-1.5 checkpoints on the hub: CLIP's, with a centre crop.
+CLIP_PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "processor_class": "LlavaProcessor",
+    "crop_size": {"height": 336, "width": 336},
+    "do_center_crop": True,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"shortest_edge": 336},
 }
 
 
@@ -35,15 +54,11 @@ def suite(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_model_config_runs(name, suite, tmp_path):
-    kind, full, budget, side, tiles = MODELS[name]
-    model = tiny.build(kind)
-    model.save_pretrained(tmp_path / "model")
-    tiny.tokenizer().save_pretrained(tmp_path / "model")
+def run(name, kind, budget, protocol, suite, folder):
+    """Rows of vanilla and AgilePruner on a tiny checkpoint under a real model config."""
     overrides = [
         f"model={name}",
-        f"model.load.path={tmp_path / 'model'}",
+        f"model.load.path={folder / 'model'}",
         "model.load.dtype=float32",
         "model.load.device=cpu",
         "model.max_new_tokens=3",
@@ -51,30 +66,55 @@ def test_a_model_config_runs(name, suite, tmp_path):
         "suite=local",
         f"suite.directory={suite}",
         "benchmark=[vqav2]",
-        "protocol=paper",
+        f"protocol={protocol}",
         "strategy=[agilepruner]",
         f"budget=[{budget}]",
-        f"results={tmp_path / 'results'}",
+        f"results={folder / 'results'}",
     ]
     if kind == "qwen":
         overrides.append("model.visual_tokens=144")
-        overrides += [f"model.load.image_processor.size.{e}_edge=112896" for e in ("short", "long")]
-        overrides = [o.replace("short_edge", "shortest_edge") for o in overrides]
-        overrides = [o.replace("long_edge", "longest_edge") for o in overrides]
+        edges = ("shortest_edge", "longest_edge")
+        overrides += [f"model.load.image_processor.size.{edge}=112896" for edge in edges]
+    tiny.build(kind).save_pretrained(folder / "model")
+    tiny.tokenizer().save_pretrained(folder / "model")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         planned = plan(compose("config", overrides))
-    vanilla, pruned = execute(planned)
-    assert [row.status for row in (vanilla, pruned)] == ["done", "done"], vanilla.error
+    rows = execute(planned)
+    assert [row.status for row in rows] == ["done", "done"], rows[0].error
+    return rows
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_config_runs(name, suite, tmp_path):
+    kind, full, budget, side, tiles = MODELS[name]
+    vanilla, pruned = run(name, kind, budget, "paper", suite, tmp_path)
     assert pruned.kept == {"min": budget, "mean": budget, "max": budget, "layer_mean": budget}
     assert pruned.n == vanilla.n == 4
     if kind == "qwen":  # each image has its own number of tokens
         assert 90 < vanilla.kept["min"] < vanilla.kept["max"] < full + 40
     else:
         assert vanilla.kept["min"] == vanilla.kept["max"] == full
-        arch = flops.Architecture.from_config(model.config)
+        arch = flops.Architecture.from_config(tiny.build(kind).config)
         assert arch.grid == (side, side)
         assert pruned.flops["vision"] == tiles * flops.vision_flops(arch)
     assert pruned.flops["vision"] == vanilla.flops["vision"]
     assert pruned.flops["prefill"] < vanilla.flops["prefill"]
     assert vanilla.environment["attention"] == "sdpa"
     assert vanilla.environment["image_processor"].endswith("Pil")
+
+
+def test_llava_under_protocol_lmms_uses_the_checkpoints_own_processor(suite, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(CLIP_PROCESSOR))
+    vanilla, pruned = run("llava_1_5_7b", "llava", 32, "lmms", suite, tmp_path)
+    assert vanilla.environment["image_processor"] == "CLIPImageProcessorPil"
+    assert pruned.kept["max"] == 32
+
+
+def test_next_under_protocol_lmms_has_the_native_geometry(suite, tmp_path):
+    tiny.processor("next_native").save_pretrained(tmp_path / "model")
+    vanilla, pruned = run("llava_next_7b", "next_native", 160, "lmms", suite, tmp_path)
+    assert vanilla.environment["image_processor"] == "LlavaNextImageProcessorPil"
+    assert vanilla.environment["geometry"] == "native"
+    assert 1300 < vanilla.kept["min"] < vanilla.kept["max"] < 1500  # three tiles, unpadded
+    assert 32 * 2 < pruned.kept["mean"] < 200  # a fifth of the budget per tile, and newlines

@@ -60,6 +60,9 @@ class HuggingFaceAdapter(Adapter):
             "attention": model.config._attn_implementation,
             "image_processor": type(image_processor).__name__,
         }
+        commit = getattr(model.config, "_commit_hash", None)
+        if commit:  # of the hub; a directory has none
+            self.environment["revision"] = commit
 
     def tokenize(self, question: str) -> list[int]:
         if self.split_at_image:
