@@ -198,7 +198,8 @@ def _downloads(run: Run, size: Size) -> Iterator[str]:
     if run.config["suite"]["kind"] == "hub":
         for name in run.config["benchmark"]:
             hub = source(run.config, name)
-            subset = f", config {hub['name']}" if hub.get("name") else ""
+            subsets = [hub[key] for key in ("name", "images") if hub.get(key)]
+            subset = f", config {' and '.join(subsets)}" if subsets else ""
             wanted.append(f"data set {hub['path']}{subset} ({name}, {hub['size']:,} documents)")
     if any(b.get("needs_language_data") for b in run.config["benchmark"].values()):
         from evals.chair import missing_resources

@@ -17,6 +17,7 @@ from PIL import Image
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
 from agilepruner.runner.experiment import plan
+from evals.metrics import ai2d
 from evals.scoring import score
 from evals.tasks import load
 
@@ -398,3 +399,17 @@ def test_vicuna_prompt_is_the_official_one_byte_for_byte(model):
 def test_what_cannot_work_is_refused_before_anything_is_loaded(overrides, message):
     with pytest.raises(UserError, match=message):
         plan(composed("suite=hub", *overrides))
+
+
+@pytest.mark.parametrize(
+    "reply", ["B. sun", "b", "B", "(B)", " B. x", "B.", "sun", "A. B.", "B sun"]
+)
+def test_ai2d_is_lmms_evals_filter_and_exact_match(reply):
+    """Cells are replayed without lmms-eval's filters, so the one that AI2D has is in its metric."""
+    from lmms_eval.api.metrics import exact_match_hf_evaluate
+    from lmms_eval.tasks.ai2d.utils import MultiChoiceRegexFilter
+
+    document = DOCUMENTS["ai2d"][0]
+    filtered = MultiChoiceRegexFilter().apply([[reply]], [document])
+    expected = exact_match_hf_evaluate(filtered, ["B"], ignore_case=True, ignore_punctuation=True)
+    assert ai2d(document, [reply]) == expected

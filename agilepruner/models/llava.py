@@ -48,6 +48,11 @@ class LlavaAdapter(HuggingFaceAdapter):
                 f"vision_feature_layer is {layer!r}; this adapter taps one layer before the last, "
                 "e.g. -2 as LLaVA-1.5 has it."
             )
+        if self.config.vision_feature_select_strategy != "default":
+            raise UserError(
+                f"vision_feature_select_strategy is "
+                f"{self.config.vision_feature_select_strategy!r}; expected 'default' (no CLS row)."
+            )
         side = vision.image_size // vision.patch_size
         self.grid = (side, side)
         self.full = side * side
