@@ -173,6 +173,8 @@ def load(
     if suite["kind"] == "hub":
         hub = chosen.get("hub", benchmark["hub"])
         config.update(dataset_path=hub["path"], dataset_name=hub.get("name"))
+        # lmms-eval asks for a login where public data needs none; one is used when there is one.
+        config["dataset_kwargs"] = {**config.get("dataset_kwargs", {}), "token": None}
         version.update(repr(sorted(hub.items())).encode())
     else:
         file = suite_file(suite, name)
@@ -184,9 +186,14 @@ def load(
         )
         config["process_docs"] = None
         version.update(file.read_bytes())
-    with quiet():
-        task = task_class(config=config)
-        task.build_all_requests()
+    try:
+        with quiet():
+            task = task_class(config=config)
+            task.build_all_requests()
+    except Exception as error:
+        if suite["kind"] != "hub":
+            raise
+        raise unreachable(benchmark["label"], hub["path"], error) from error
     total = len(task.dataset[split])
     if suite["kind"] == "hub" and total != hub["size"]:
         raise UserError(
@@ -206,6 +213,17 @@ def load(
             documents.append(Document(index, question, keys[index], limit_tokens, stop))
             version.update(repr((index, question, limit_tokens, stop)).encode())
     return Benchmark(name, benchmark, chosen, task, split, documents, version.hexdigest()[:16])
+
+
+def unreachable(label: str, path: str, error: Exception) -> UserError:
+    """The error for a data set that cannot be loaded from the hub."""
+    last = getattr(error, "last_attempt", None)  # tenacity's RetryError hides the cause
+    cause = last.exception() if last is not None else error
+    return UserError(
+        f"{label}: the data set {path} cannot be loaded ({type(cause).__name__}: "
+        f"{str(cause).splitlines()[0] if str(cause) else 'no message'}). Run `agilepruner doctor`; "
+        "log in with `hf auth login`; or point suite=local at parquet files."
+    )
 
 
 def suite_file(suite: Mapping[str, Any], benchmark: str) -> Path:

@@ -4,7 +4,9 @@ Tiny parquet files with the columns of the real data sets, made here; lmms-eval'
 """
 
 import json
+import shutil
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +19,7 @@ from PIL import Image
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
 from agilepruner.runner.experiment import plan
+from evals import tasks
 from evals.metrics import ai2d
 from evals.scoring import score
 from evals.tasks import load
@@ -337,6 +340,34 @@ def test_mmbench_spreadsheet_survives_control_characters(suite, tmp_path):
     table = pd.read_excel(tmp_path / "submission.xlsx")
     assert list(table["index"]) == [1, 1_000_001, 2]
     assert list(table["prediction"]) == ["A", "B", "D"]
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
+    tokens = []
+
+    def unreachable(config):
+        tokens.append(config["dataset_kwargs"]["token"])
+        raise ConnectionError("Couldn't reach the Hub")
+
+    _, load_yaml = tasks.import_lmms_eval()
+    monkeypatch.setattr(tasks, "import_lmms_eval", lambda: (unreachable, load_yaml))
+    with pytest.raises(UserError, match=r"lmms-lab-encoder/POPE .*Couldn't reach.*hf auth login"):
+        load("pope", configured("pope", "paper"), {"kind": "hub"}, "paper")
+    assert tokens == [None]  # public data needs no login
+
+
+def test_hub_data_sets_are_loaded_by_the_same_code_and_their_size_is_checked(suite, tmp_path):
+    """A directory laid out as a data set of the hub stands for one."""
+    shutil.copy(Path(suite["directory"]) / "pope.parquet", tmp_path / "test.parquet")
+    config = configured("pope", "paper")
+    config = {**config, "hub": {"path": str(tmp_path), "name": None, "size": 6}}
+    loaded = load("pope", config, {"kind": "hub"}, "paper")
+    local = load("pope", config, suite, "paper")
+    assert loaded.documents == local.documents
+    assert loaded.image(loaded.documents[3]).getpixel((0, 0)) == (3, 0, 0)
+    changed = {**config, "hub": {**config["hub"], "size": 7}}
+    with pytest.raises(UserError, match="has 6 documents, the benchmark has 7"):
+        load("pope", changed, {"kind": "hub"}, "paper")
 
 
 def test_hub_sources_of_both_mmbench_versions():
