@@ -1,6 +1,7 @@
 """What every adapter of a transformers model does the same way: prompts, batches, generation."""
 
 import hashlib
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -211,6 +212,8 @@ def load_checkpoint(
     """
     import transformers
 
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()  # a log file needs no bars
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model = getattr(transformers, model_class).from_pretrained(
