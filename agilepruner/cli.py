@@ -153,7 +153,8 @@ def _settings(text: str, key: str) -> list[str]:
     if len(parts) >= 2 and parts[0] in GROUPS:
         path = CONFIGS / parts[0] / f"{parts[1]}.yaml"
         if path.exists():
-            return [f"{parent}.{name}" for name in OmegaConf.load(path) if name != "_target_"]
+            names = [str(name) for name in OmegaConf.load(path) if name != "_target_"]
+            return [f"{parent}.{name}" for name in names]
     return [str(name) for name in top]
 
 

@@ -24,8 +24,6 @@ from agilepruner.torchvision import hide_if_broken
 
 log = logging.getLogger(__name__)
 
-OWN_TASKS = Path(__file__).parent / "task_variants"
-
 
 @dataclass(frozen=True)
 class Document:
@@ -128,8 +126,7 @@ def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapp
     _, load_yaml_config = import_lmms_eval()
     import lmms_eval
 
-    shipped = Path(lmms_eval.__file__).parent / "tasks" / chosen["task"]
-    path = shipped if shipped.exists() else OWN_TASKS / chosen["task"]
+    path = Path(lmms_eval.__file__).parent / "tasks" / chosen["task"]
     with quiet():
         config = load_yaml_config(str(path), mode="full")
     config.update(copy.deepcopy(dict(chosen.get("overrides", {}))))

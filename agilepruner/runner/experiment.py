@@ -156,8 +156,8 @@ def _possible(
             refused.append(error)
     if not reached:
         raise refused[0]
-    for error in refused:
-        log.warning("left out: %s", error)
+    for refusal in refused:
+        log.warning("left out: %s", refusal)
     return reached
 
 
@@ -338,6 +338,8 @@ def _finish(
         log.error("%s at %d on %s failed: %s", row.label, cell.budget, row.benchmark_label, error)
     else:
         documents = [entries[d.index] for d in benchmark.documents]
+        audited = measures(documents, cell, adapter)
+        audited["seconds"]["score"] = round(time.perf_counter() - started, 4)
         write = {
             "value": scores.value,
             "scale": scores.scale,
@@ -348,9 +350,8 @@ def _finish(
             "n": scores.n,
             "notes": scores.notes,
             "empty_answers": sum(not entry.answer for entry in documents),
-            **measures(documents, cell, adapter),
+            **audited,
         }
-        write["seconds"] |= {"score": round(time.perf_counter() - started, 4)}
     fields = {**row.__dict__, **write}
     write_row(run.folder(cell) / "row.json", Row(**fields))
 
