@@ -284,3 +284,18 @@ def test_an_image_that_cannot_be_read_fails_the_cells_that_show_it(tmp_path, mon
             assert row.status == "done"
     again = experiment.execute(planned(tmp_path, *GRID))  # the file is whole again
     assert {row.status for row in again} == {"done"}
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_a_changed_metric_replays_journals_without_a_model(tmp_path, monkeypatch):
+    experiment.execute(planned(tmp_path, *GRID))
+    before = journals(tmp_path)
+    monkeypatch.setattr(experiment, "load_model", lambda _c: pytest.fail("the model was loaded"))
+    changed = "benchmark.pope.protocols.lmms.headline.metric=pope_accuracy"
+    rows = [r for r in experiment.execute(planned(tmp_path, *GRID, changed))]
+    assert journals(tmp_path) == before
+    for row in rows:
+        if row.benchmark == "pope":
+            assert row.metric == "pope_accuracy"
+            assert row.value == pytest.approx(100 * row.metrics["pope_accuracy"])
+            assert row.kept["mean"] == row.budget

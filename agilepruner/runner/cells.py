@@ -25,6 +25,8 @@ class Cell:
         benchmark: config name.
         context: identity of model, protocol, suite version, limit and decoding, shared by the
             cells of a run.
+        scoring: digest of how answers become a score; no part of the identity, since a changed
+            metric needs the journal replayed and no model.
     """
 
     strategy_name: str
@@ -32,6 +34,7 @@ class Cell:
     budget: int
     benchmark: str
     context: Mapping[str, Any]
+    scoring: str = ""
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -51,8 +54,7 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """Sixteen hexadecimal digits of the identity's hash."""
-        text = json.dumps(self.identity, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return text_digest(json.dumps(self.identity, sort_keys=True, ensure_ascii=False))
 
     @property
     def folder(self) -> str:
@@ -98,6 +100,19 @@ def _modules_behind(module_name: str) -> set[str]:
             ):
                 todo.append(origin)
     return found
+
+
+def text_digest(text: str) -> str:
+    """Sixteen hexadecimal digits of a text's hash."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def source_digest(paths: Iterable[Path]) -> str:
+    """Hash of what Python files compute, without comments and docstrings."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}:{_meaning(path.read_text(encoding='utf-8'))}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _meaning(source: str) -> str:

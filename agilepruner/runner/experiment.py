@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib.metadata
+import json
 import logging
 import math
 import os
@@ -11,13 +12,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+import evals
 from agilepruner import __version__
 from agilepruner.errors import UserError, unknown
 from agilepruner.runner.cells import (
@@ -25,6 +27,8 @@ from agilepruner.runner.cells import (
     directory_digest,
     file_digest,
     parameters,
+    source_digest,
+    text_digest,
 )
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.rows import Row, read_row, write_row
@@ -36,6 +40,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOLS = ("lmms", "paper")
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
+SCORING = ("headline", "unit_score", "aggregations", "process_results")  # of a protocol's settings
 VERSIONS = ("torch", "transformers", "lmms-eval", "datasets", "hydra-core")
 
 
@@ -51,7 +56,12 @@ class Run:
         return self.directory / "cells" / cell.folder
 
     def row(self, cell: Cell) -> Row | None:
-        """The cell's row, if it is done."""
+        """The cell's row, if it is done and scored as it would be today."""
+        row = self.earlier(cell)
+        return row if row is not None and row.scoring == cell.scoring else None
+
+    def earlier(self, cell: Cell) -> Row | None:
+        """The cell's row, if it is done, however it was scored."""
         row = read_row(self.folder(cell) / "row.json")
         return row if row is not None and row.status == "done" else None
 
@@ -101,9 +111,14 @@ def plan(config: DictConfig) -> Run:
                 f"Benchmark '{benchmark}' has no protocol '{data['protocol']}'. "
                 f"Known: {', '.join(settings['protocols'])}."
             )
+        protocol = settings["protocols"][data["protocol"]]
+        scoring = scoring_digest({key: protocol[key] for key in SCORING if key in protocol})
         context = {
             "model": identity,
-            "protocol": {"name": data["protocol"], **settings["protocols"][data["protocol"]]},
+            "protocol": {
+                "name": data["protocol"],
+                **{key: value for key, value in protocol.items() if key not in SCORING},
+            },
             "suite": suite_identity(data["suite"], benchmark, settings),
             "limit": data["limit"],
             "lmms_eval": importlib.metadata.version("lmms-eval"),
@@ -111,7 +126,7 @@ def plan(config: DictConfig) -> Run:
         for name, strategy in strategies.items():
             _check_needs(name, strategy, data["model"])
             for budget in possible[name]:
-                cells.append(Cell(name, strategy, budget, benchmark, context))
+                cells.append(Cell(name, strategy, budget, benchmark, context, scoring))
     order = {"vanilla": 0}
     cells.sort(key=lambda cell: order.get(cell.strategy_name, 1))
     return Run(data, cells, Path(data["results"]) / data["name"])
@@ -173,6 +188,13 @@ def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> Non
         )
 
 
+def scoring_digest(settings: Mapping[str, Any]) -> str:
+    """Identity of a benchmark's scoring: its settings and the code that replays journals."""
+    folder = Path(evals.__file__).parent
+    code = source_digest(folder / name for name in ("scoring.py", "metrics.py", "chair.py"))
+    return text_digest(json.dumps([settings, code], sort_keys=True))
+
+
 def model_identity(model: Mapping[str, Any]) -> dict[str, Any]:
     """What of a model changes answers: weights, revision, dtype, attention, prompt, preprocessing.
 
@@ -231,12 +253,11 @@ def execute(run: Run) -> list[Row]:
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     todo = [cell for cell in run.cells if run.row(cell) is None]
-    failures: dict[str, str] = {}
     spent: dict[str, float] = defaultdict(float)
     if todo:
         started = time.perf_counter()
         with _lock(run.directory, rank):
-            _execute(run, todo, failures, spent, rank, world)
+            _execute(run, todo, spent, rank, world)
         _say_where_time_went(spent, time.perf_counter() - started)
     rows = []
     for cell in run.cells:
@@ -249,7 +270,6 @@ def execute(run: Run) -> list[Row]:
 def _execute(
     run: Run,
     todo: list[Cell],
-    failures: dict[str, str],
     spent: dict[str, float],
     rank: int,
     world: int,
@@ -260,42 +280,90 @@ def _execute(
 
     config = run.config
     clock = time.perf_counter()
-    log.info("loading lmms-eval and model '%s'", config["model"]["name"])
+    log.info("loading lmms-eval and the documents")
     tasks.import_lmms_eval()
     benchmarks = {}
     for name in dict.fromkeys(cell.benchmark for cell in todo):
         benchmarks[name] = tasks.load(
             name, config["benchmark"][name], config["suite"], config["protocol"], config["limit"]
         )
-    adapter = load_model(config["model"])
+    journals = {cell.id: Journal(run.folder(cell), rank) for cell in todo}
+    stale = [c for c in todo if _only_scoring(run, c, benchmarks[c.benchmark], journals[c.id])]
+    fresh = [cell for cell in todo if cell not in stale]
+    if fresh:
+        log.info("loading model '%s'", config["model"]["name"])
+        adapter = load_model(config["model"])
     spent["load"] += time.perf_counter() - clock
-    total = sum(len(benchmarks[cell.benchmark].documents) for cell in todo)
+    total = sum(len(benchmarks[cell.benchmark].documents) for cell in fresh)
     with Progress(total if world == 1 else math.ceil(total / world), len(todo)) as progress:
         for name, benchmark in benchmarks.items():
-            cells = [cell for cell in todo if cell.benchmark == name]
-            journals = {cell.id: Journal(run.folder(cell), rank) for cell in cells}
-            grid = Grid(
-                adapter,
-                benchmark,
-                cells,
-                journals,
-                images_per_window=config["images_per_window"],
-                batch_size=config["batch_size"],
-                workers=_workers(config["workers"], adapter),
-                most_new_tokens=config["model"]["max_new_tokens"],
-                rank=rank,
-                world_size=world,
-                on_progress=progress.documents,
-            )
             progress.benchmark(config["benchmark"][name]["label"])
-            grid.run()
-            for part, seconds in grid.seconds.items():
-                spent[part] += seconds
+            cells = [cell for cell in fresh if cell.benchmark == name]
+            if cells:
+                grid = Grid(
+                    adapter,
+                    benchmark,
+                    cells,
+                    {cell.id: journals[cell.id] for cell in cells},
+                    images_per_window=config["images_per_window"],
+                    batch_size=config["batch_size"],
+                    workers=_workers(config["workers"], adapter),
+                    most_new_tokens=config["model"]["max_new_tokens"],
+                    rank=rank,
+                    world_size=world,
+                    on_progress=progress.documents,
+                )
+                grid.run()
+                for part, seconds in grid.seconds.items():
+                    spent[part] += seconds
             clock = time.perf_counter()
             for cell in cells:
                 _finish(run, cell, benchmark, adapter, journals[cell.id].read(), world)
                 progress.cell_done()
+            for cell in stale:
+                if cell.benchmark == name:
+                    _score_again(run, cell, benchmark, journals[cell.id].read())
+                    progress.cell_done()
             spent["score"] += time.perf_counter() - clock
+
+
+def _only_scoring(run: Run, cell: Cell, benchmark: Any, journal: Journal) -> bool:
+    """Whether the cell is answered and audited, and only its scoring has changed."""
+    if run.earlier(cell) is None:
+        return False
+    answered = {doc for doc, entry in journal.read().items() if not entry.error}
+    return answered >= {document.index for document in benchmark.documents}
+
+
+def _score_again(run: Run, cell: Cell, benchmark: Any, entries: Mapping[int, Entry]) -> None:
+    """Replay a complete journal through today's scoring; the audit stays as it was measured."""
+    row = run.earlier(cell)
+    assert row is not None  # _only_scoring
+    write_row(
+        run.folder(cell) / "row.json",
+        replace(row, scoring=cell.scoring, **_scored(run, cell, benchmark, entries)),
+    )
+
+
+def _scored(run: Run, cell: Cell, benchmark: Any, entries: Mapping[int, Entry]) -> dict[str, Any]:
+    """The fields of a row that scoring gives."""
+    from evals.scoring import score
+
+    answers = {doc: entry.answer or "" for doc, entry in entries.items()}
+    synthetic = run.config["suite"]["synthetic"]
+    scores = score(benchmark, answers, exact_words=synthetic, folder=run.folder(cell))
+    return {
+        "value": scores.value,
+        "scale": scores.scale,
+        "metric": scores.metric,
+        "higher_is_better": scores.higher_is_better,
+        "metrics": scores.metrics,
+        "scores": scores.units,
+        "clusters": scores.clusters,
+        "documents": scores.documents,
+        "n": scores.n,
+        "notes": scores.notes,
+    }
 
 
 def _workers(wanted: int | None, adapter: Any) -> int:
@@ -315,8 +383,6 @@ def _finish(
     run: Run, cell: Cell, benchmark: Any, adapter: Any, entries: Mapping[int, Entry], world: int
 ) -> None:
     """Score a complete journal and write the row; the last of several ranks does."""
-    from evals.scoring import score
-
     errors = {doc: entry.error for doc, entry in entries.items() if entry.error}
     missing = [d.index for d in benchmark.documents if d.index not in entries]
     if missing and not errors and world > 1:
@@ -327,9 +393,7 @@ def _finish(
         if errors:
             doc, cause = next(iter(errors.items()))
             raise _CellFailed(f"{len(errors)} of {len(entries)} failed; document {doc}: {cause}")
-        answers = {doc: entry.answer or "" for doc, entry in entries.items()}
-        synthetic = run.config["suite"]["synthetic"]
-        scores = score(benchmark, answers, exact_words=synthetic, folder=run.folder(cell))
+        scored = _scored(run, cell, benchmark, entries)
         if adapter.exact_budget:
             audit(cell, entries.values())
     except Exception as error:  # this cell only: the others go on
@@ -341,14 +405,7 @@ def _finish(
         audited = measures(documents, cell, adapter)
         audited["seconds"]["score"] = round(time.perf_counter() - started, 4)
         write = {
-            "value": scores.value,
-            "scale": scores.scale,
-            "metrics": scores.metrics,
-            "scores": scores.units,
-            "clusters": scores.clusters,
-            "documents": scores.documents,
-            "n": scores.n,
-            "notes": scores.notes,
+            **scored,
             "empty_answers": sum(not entry.answer for entry in documents),
             **audited,
         }
@@ -398,6 +455,7 @@ def blank_row(run: Run, cell: Cell, full: int, where: dict[str, Any]) -> Row:
         suite=config["suite"]["name"],
         synthetic=config["suite"]["synthetic"],
         status="done",
+        scoring=cell.scoring,
         metric=headline["metric"],
         higher_is_better=headline.get("higher_is_better", True),
         scale=float(headline["scale"]),

@@ -24,6 +24,7 @@ class Row:
         benchmark, label: config name and column title of the benchmark.
         protocol: ``paper`` or ``lmms``. suite: ``embedded``, ``hub`` or a directory's name.
         status: ``done`` or ``failed``; a failed row has no metrics and says why in ``error``.
+        scoring: digest of how the answers became scores; another one means: replay the journal.
         metric: name of the headline metric, ``value`` its value, ``scale`` its maximum.
         higher_is_better: direction of the headline metric.
         metrics: every metric of the benchmark, name -> value.
@@ -60,6 +61,7 @@ class Row:
     higher_is_better: bool
     scale: float
     error: str = ""
+    scoring: str = ""
     value: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     n: int = 0

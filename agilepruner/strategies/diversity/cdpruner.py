@@ -35,9 +35,9 @@ class CDPruner(Strategy):
     paper: ClassVar = "2506.10967"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)  # (B, N)
         directions = unit(tokens.projected)
         kernel = directions @ directions.mT  # (B, N, N)
-        relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)
         kernel.mul_(relevance[:, :, None]).mul_(relevance[:, None, :])
         return keep(greedy_map(kernel, budget))
 
