@@ -5,7 +5,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Cell:
             "strategy": {
                 "class": f"{type(self.strategy).__module__}.{type(self.strategy).__qualname__}",
                 "parameters": parameters(self.strategy),
-                "code": code_digest(type(self.strategy).__module__),
+                "code": text_digest(" ".join(map(code_digest, _modules(self.strategy)))),
             },
             "budget": self.budget,
             "benchmark": self.benchmark,
@@ -63,8 +63,24 @@ class Cell:
 
 
 def parameters(strategy: Strategy) -> dict[str, Any]:
-    """The strategy's hyper-parameters as plain data."""
-    return asdict(strategy) if is_dataclass(strategy) else {}
+    """The strategy's hyper-parameters as plain data; a strategy among them with its class."""
+    found: dict[str, Any] = {}
+    declared = fields(strategy) if is_dataclass(strategy) else ()
+    for field in declared:
+        value = getattr(strategy, field.name)
+        if isinstance(value, Strategy):
+            value = {"class": type(value).__name__, **parameters(value)}
+        found[field.name] = value
+    return found
+
+
+def _modules(strategy: Strategy) -> list[str]:
+    """Where the strategy's class is defined, and the classes of strategies it is made of."""
+    found = [type(strategy).__module__]
+    for value in vars(strategy).values():
+        if isinstance(value, Strategy):
+            found += _modules(value)
+    return found
 
 
 @lru_cache
