@@ -64,13 +64,13 @@ class Cell:
 
 def parameters(strategy: Strategy) -> dict[str, Any]:
     """The strategy's hyper-parameters as plain data; a strategy among them with its class."""
+    names = [field.name for field in fields(strategy)] if is_dataclass(strategy) else []
     found: dict[str, Any] = {}
-    declared = fields(strategy) if is_dataclass(strategy) else ()
-    for field in declared:
-        value = getattr(strategy, field.name)
+    for name in names:
+        value = getattr(strategy, name)
         if isinstance(value, Strategy):
             value = {"class": type(value).__name__, **parameters(value)}
-        found[field.name] = value
+        found[name] = value
     return found
 
 
