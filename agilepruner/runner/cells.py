@@ -64,7 +64,7 @@ class Cell:
 
 def parameters(strategy: Strategy) -> dict[str, Any]:
     """The strategy's hyper-parameters as plain data; a strategy among them with its class."""
-    names = [field.name for field in fields(strategy)] if is_dataclass(strategy) else []
+    names: list[str] = [field.name for field in fields(strategy)] if is_dataclass(strategy) else []
     found: dict[str, Any] = {}
     for name in names:
         value = getattr(strategy, name)
