@@ -17,7 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
 STAGES = ("render", "tokenizer", "vision", "language", "export", "evaluate")
 
@@ -31,16 +32,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="wall time of a training stage")
     parser.add_argument("--learning-rate", type=float, help="AdamW's; Muon takes twice as much")
     parser.add_argument("--start", type=Path, help="checkpoint to continue from")
+    parser.add_argument(
+        "--progress", type=float, default=0.0, help="where in the language plan to begin, 0 to 1"
+    )
     parser.add_argument("--name", help="checkpoint name, default: the stage's")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--images", type=int, default=20_000, help="training images to render")
     parser.add_argument("--to", type=Path, help="where export writes the model")
+    parser.add_argument("--suite", type=Path, default=ROOT / "evals/suite/data", help="to evaluate")
     parser.add_argument("--share", type=float, default=1.0, help="share of images to evaluate")
     parser.add_argument("--no-captions", action="store_true", help="evaluate without CHAIR")
     parser.add_argument(
         "--settings",
         nargs="+",
-        default=["full", "blind", "random@32", "cls@32", "diverse@32", "hybrid@32"],
+        default=["chance", "blind", "full", "random@32", "cls@32", "diverse@32", "hybrid@32"],
         help="what evaluate compares",
     )
     args = parser.parse_args()
@@ -81,6 +86,7 @@ def main() -> None:
             minutes=args.minutes or 75,
             peak=args.learning_rate or 1.1e-3,
             start=args.start,
+            first=args.progress,
         )
     elif args.stage == "export":
         from scripts.demo_training.export import export
@@ -90,8 +96,8 @@ def main() -> None:
     elif args.stage == "evaluate":
         from scripts.demo_training.evaluate import table
 
-        model = args.to or args.work / "export"
-        table(model, args.work / "suite", args.settings, args.share, captions=not args.no_captions)
+        model = args.to or ROOT / "evals/demo_model"
+        print(table(model, args.suite, args.settings, args.share, captions=not args.no_captions))
 
 
 def _in_group() -> bool:

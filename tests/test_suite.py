@@ -256,6 +256,27 @@ def test_prompts_of_training_are_those_of_lmms_eval(suite):
     assert len(seen) == 6
 
 
+def test_demo_model_reads_prompts_as_trained():
+    """Chat template, one BOS, 576 image tokens, and answers of one token each."""
+    from transformers import AutoProcessor
+
+    from scripts.demo_training import tokenizer as training
+
+    processor = AutoProcessor.from_pretrained(ROOT / "evals/demo_model")
+    training.check(processor.tokenizer)
+    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    assert text == prompts.chat("What is this?")
+    image = scenes.make(1).image
+    ids = processor(images=image, text=text, return_tensors="pt")["input_ids"][0].tolist()
+    tokenizer = processor.tokenizer
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.count(tokenizer.convert_tokens_to_ids("<image>")) == scenes.GRID**2
+
+
 SHIPPED = ROOT / "evals/suite/data"
 
 

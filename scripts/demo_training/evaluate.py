@@ -29,7 +29,8 @@ from lmms_eval.tasks.vqav2 import utils as vqav2
 from torch import Tensor
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-from evals.suite.scenes import CATEGORIES, decode
+from evals.suite.questions import MAX_COUNT
+from evals.suite.scenes import CATEGORIES, COLOURS, WORDS, decode
 from scripts.demo_training import prompts
 from scripts.demo_training.language import HEADS
 from scripts.demo_training.packing import Packer, decode_layers
@@ -170,6 +171,33 @@ def right(document: Document, answer: str) -> bool:
     return answer.lower() == str(truth).lower()
 
 
+def chance(benchmark: str, rows: list[dict]) -> float:
+    """Expected score in percent of a uniform guess among the answers a question allows."""
+    if benchmark == "pope":
+        return 50.0  # precision and recall of a coin
+    if benchmark == "mme":
+        return 37.5  # (50 + 25) / 200: half right, a quarter of the pairs
+    if benchmark in ("mmbench_en", "mmbench_cn"):
+        sizes = [4 - [row[x] for x in "ABCD"].count("nan") for row in rows if row["index"] < 1e6]
+        return 100 * sum(size**-size for size in sizes) / len(sizes)
+    if benchmark == "scienceqa_img":
+        return 100 * sum(1 / len(row["choices"]) for row in rows) / len(rows)
+    colours, words = {colour.name for colour in COLOURS}, {word.lower() for word in WORDS}
+    total = 0.0
+    for row in rows:
+        answer = row.get("answer") or row["answers"][0]
+        answer = answer if isinstance(answer, str) else answer["answer"]
+        if answer in ("yes", "no", "left", "right", "above", "below"):
+            total += 1 / 2
+        elif answer.isdigit():
+            total += 1 / MAX_COUNT
+        elif answer in colours:
+            total += 1 / len(COLOURS)
+        else:
+            total += 1 / (len(WORDS) if answer in words else len(CATEGORIES))
+    return 100 * total / len(rows)
+
+
 class Evaluation:
     """A model and a suite, encoded once."""
 
@@ -193,6 +221,14 @@ class Evaluation:
             attention.append(weights)
         self.visual, self.attention = torch.cat(visual), torch.cat(attention)
         self.blind = projector(torch.zeros(1, 1, patches.shape[-1]))
+
+    def chance(self) -> dict[str, float]:
+        rows = defaultdict(list)
+        for asked in self.documents:
+            for document in asked:
+                rows[document.benchmark].append(document.row)
+        result = {name: chance(name, rows[name]) for name in NINE}
+        return result | {"mean": sum(result.values()) / len(NINE)}
 
     def tokens(self, setting: str) -> Tensor:
         """Visual tokens of all images under "full", "blind" or "<strategy>@<budget>"."""
@@ -218,9 +254,7 @@ class Evaluation:
             pack = self.packer.pack(
                 [[d.exchange for d in self.documents[i]] for i in chosen], torch.float
             )
-            states, _ = decode_layers(
-                language, HEADS, self.packer.prefix, visual[chosen], pack, None
-            )
+            states, _ = decode_layers(language, HEADS, self.packer.prefix, visual[chosen], pack)
             for image, at, number in pack.first:
                 document = self.documents[chosen[image]][number]
                 best = (states[image, at] @ language.embed_tokens.weight.T).argmax()
@@ -278,12 +312,16 @@ class Evaluation:
 def table(model: Path, suite: Path, settings: list[str], share: float, captions: bool) -> str:
     """Markdown: one row per setting."""
     evaluation = Evaluation(model, suite, share)
-    lines: list[str] = []
+    results: dict[str, dict[str, float]] = {}
     for setting in settings:
-        result = evaluation.run(setting, captions)
-        if not lines:
-            lines = ["| tokens | " + " | ".join(result) + " |", "|---|" + "---|" * len(result)]
-            print("\n".join(lines), flush=True)
-        lines.append(f"| {setting} | " + " | ".join(f"{v:.1f}" for v in result.values()) + " |")
-        print(lines[-1], flush=True)
+        if setting == "chance":
+            results[setting] = evaluation.chance()
+        else:
+            results[setting] = evaluation.run(setting, captions)
+        logger.info("%s: %s", setting, {k: round(v, 1) for k, v in results[setting].items()})
+    columns = max((list(result) for result in results.values()), key=len)
+    lines = ["| tokens | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for setting, result in results.items():
+        cells = [f"{result[name]:.1f}" if name in result else "" for name in columns]
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

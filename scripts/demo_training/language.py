@@ -1,9 +1,10 @@
 """Stage 2: the projector and the Llama learn to answer; later the tower is fine-tuned with them.
 
-Three auxiliary losses make it work in CPU minutes; their heads are thrown away afterwards.
+Four auxiliary losses make it work in CPU minutes; their heads are thrown away afterwards.
 *alignment*: a projected patch must point at the embedding of what it shows.
 *gather*: wherever a question names a thing, the decoder's third layer must already know how many
 there are, where it is, and on which plate.
+*verdict*: where an option ends, the last layer's input must already know whether it is right.
 *position*: a projected patch must know where it is.
 """
 
@@ -38,11 +39,12 @@ logger = logging.getLogger(__name__)
 
 WIDTH, LAYERS, HEADS = 256, 5, 4
 TOKENS = GRID**2
-GATHER_LAYER = 3
+GATHER_LAYER, VERDICT_LAYER = 3, 4
 BINS = 8  # of x and of y
 QUESTIONS, CAPTION_SHARE = 12, 0.5
+CAPTION_WEIGHTS = (0.4, 0.9)  # of a caption token in the loss: early, late
 IMAGES = {576: 4, 288: 6, 144: 8}  # visual tokens kept -> images per process and step
-FROZEN_UNTIL = 0.18  # of the time: the tower is fixed
+FROZEN_UNTIL, LATE = 0.18, 0.7  # shares of the time: the tower is fixed; the last questions
 TOWER_RATE = 0.25
 
 
@@ -108,6 +110,7 @@ class Auxiliary(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm, self.named = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(self.SIZES))
+        self.verdict_norm, self.verdict = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 1)
         self.position = nn.Linear(WIDTH, 2)
 
 
@@ -215,18 +218,26 @@ class Trainer:
         self.auxiliary = Auxiliary().bfloat16()
         self.mentions, self.names = Mentions(tokenizer), Names(tokenizer)
         self.rng, self.numbers = random.Random(seed), np.random.default_rng(seed)
+        words = np.array([scene.kind == "word" for scene in data.scenes])
+        weights = (np.ones(len(words)), 1 + 2 * words)  # early, late: large words are read late
+        self.shares = [weight / weight.sum() for weight in weights]
 
     @property
     def tower(self) -> nn.Module:
         return self.model.model.vision_tower
 
-    def losses(self, budget: int, frozen: bool) -> tuple[dict[str, Tensor], dict[str, list[bool]]]:
+    def losses(
+        self, budget: int, frozen: bool, late: bool = False
+    ) -> tuple[dict[str, Tensor], dict[str, list[bool]]]:
         """Losses of a fresh batch by name, and whether first answer tokens were right."""
         count = IMAGES[budget]
-        chosen = np.sort(self.numbers.integers(0, len(self.data.images), count))
+        chosen = np.sort(self.numbers.choice(len(self.data.images), count, p=self.shares[late]))
         scenes = [self.data.scenes[index] for index in chosen]
-        exchanges = [prompts.sample(s, self.rng, QUESTIONS, CAPTION_SHARE) for s in scenes]
-        pack = self.packer.pack(exchanges, torch.bfloat16)
+        exchanges = [
+            prompts.sample(scene, self.rng, QUESTIONS, CAPTION_SHARE, late) for scene in scenes
+        ]
+        caption_weight = CAPTION_WEIGHTS[late]
+        pack = self.packer.pack(exchanges, torch.bfloat16, caption_weight)
         labels = torch.from_numpy(self.data.labels[chosen]).long().flatten(2)
         with torch.set_grad_enabled(not frozen):
             patches, _ = features(self.tower, self.data.images[chosen])
@@ -238,7 +249,7 @@ class Trainer:
         language = self.model.model.language_model
         table = language.embed_tokens.weight
         states, tapped = decode_layers(
-            language, HEADS, self.packer.prefix, visual, pack, GATHER_LAYER
+            language, HEADS, self.packer.prefix, visual, pack, (GATHER_LAYER, VERDICT_LAYER)
         )
         asked = pack.target >= 0
         logits, target, weight = (
@@ -255,7 +266,8 @@ class Trainer:
         names = self.names.of(labels)
         named = names >= 0
         losses["alignment"] = F.cross_entropy((direction[named] @ table.T).float(), names[named])
-        losses["gather"] = self._gather(tapped, scenes, pack)
+        losses["gather"] = self._gather(tapped[0], scenes, pack)
+        losses["verdict"] = self._verdict(tapped[1], pack)
 
         right = defaultdict(list)
         images, places, numbers = zip(*pack.first, strict=True)
@@ -279,6 +291,14 @@ class Trainer:
                 )
         return total
 
+    def _verdict(self, tapped: Tensor, pack: Pack) -> Tensor:
+        if not pack.options:
+            return tapped.new_zeros((), dtype=torch.float)
+        images, places, truth = zip(*pack.options, strict=True)
+        states = self.auxiliary.verdict_norm(tapped[list(images), list(places)])
+        guesses = self.auxiliary.verdict(states).float()[:, 0]
+        return F.binary_cross_entropy_with_logits(guesses, torch.tensor(truth).float())
+
     def save(self, to: Path) -> None:
         state = {"model": self.model.state_dict(), "auxiliary": self.auxiliary.state_dict()}
         temporary = to.with_suffix(".part")
@@ -286,11 +306,11 @@ class Trainer:
         temporary.replace(to)
 
 
-def budget_shares(used: float) -> tuple[float, float, float]:
+def budget_shares(progress: float) -> tuple[float, float, float]:
     """How often 576, 288 and 144 visual tokens are kept: cheap steps first, full images last."""
-    if used < 0.4:
+    if progress < 0.4:
         return 0.25, 0.35, 0.40
-    return (0.40, 0.40, 0.20) if used < 0.7 else (0.8, 0.2, 0.0)
+    return (0.40, 0.40, 0.20) if progress < LATE else (0.8, 0.2, 0.0)
 
 
 def train(
@@ -301,35 +321,42 @@ def train(
     minutes: float,
     peak: float,
     start: Path | None,
-    frozen_until: float = FROZEN_UNTIL,
+    first: float,
 ) -> None:
-    """Train for `minutes` of wall time; the checkpoint `to` is refreshed all along."""
+    """Train for `minutes` of wall time; the checkpoint `to` is refreshed all along.
+
+    `first` is where in the plan (tower fixed, cheap steps, full images) to begin: 0, or more for a
+    run that continues from `start`.
+    """
     rank = join_processes()
-    trainer = Trainer(data, AutoTokenizer.from_pretrained(tokenizer_folder), seed=1 + rank)
+    trainer = Trainer(
+        data, AutoTokenizer.from_pretrained(tokenizer_folder), seed=1 + rank + round(1000 * first)
+    )
     if start is None:
         trainer.tower.load_state_dict(torch.load(tower)["tower"])
     else:
         state = torch.load(start)
         trainer.model.load_state_dict(state["model"])
-        trainer.auxiliary.load_state_dict(state["auxiliary"])
+        trainer.auxiliary.load_state_dict(state["auxiliary"], strict=False)
     torch.manual_seed(1 + rank)
     for name, parameter in trainer.tower.named_parameters():  # the last layer is never read
         parameter.requires_grad_("layers.5." not in name and "post_layernorm" not in name)
     model = trainer.model.model
     weights = MasterWeights([model.language_model, model.multi_modal_projector, trainer.auxiliary])
     tower_weights = MasterWeights([trainer.tower], decay=0.02, beta=0.98)
-    clock, together = Clock(minutes, peak), np.random.default_rng(77)
+    clock, together = Clock(minutes, peak), np.random.default_rng(77 + round(1000 * first))
     history: list[dict[str, float]] = []
     right: dict[str, list[bool]] = defaultdict(list)
     images = 0
     while (used := clock.tick()) < 1:
-        budget = int(together.choice(list(IMAGES), p=budget_shares(used)))
-        frozen = used < frozen_until
-        losses, hits = trainer.losses(budget, frozen)
-        gather = 0.5 if used < 0.8 else 0.25
+        progress = first + (1 - first) * used
+        budget = int(together.choice(list(IMAGES), p=budget_shares(progress)))
+        frozen = progress < FROZEN_UNTIL
+        losses, hits = trainer.losses(budget, frozen, late=progress > LATE)
+        gather = 0.5 if progress < 0.8 else 0.25
         (
             losses["answer"]
-            + gather * losses["gather"]
+            + gather * (losses["gather"] + losses["verdict"])
             + 0.15 * losses["alignment"]
             + 0.1 * losses["position"]
         ).backward()

@@ -16,7 +16,7 @@ from scripts.demo_training.prompts import Exchange, chat
 from scripts.demo_training.vision import attend
 
 MASKED = -1e4
-END_WEIGHT, CAPTION_WEIGHT = 0.1, 0.4
+END_WEIGHT = 0.1  # of a short answer's end in the loss
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Pack:
     target: Tensor  # (B, T)
     weight: Tensor  # (B, T) of the loss
     first: list[tuple[int, int, int]]  # image, place of the first answer token, number of exchange
+    options: list[tuple[int, int, bool]]  # image, place where an option ends, whether it is right
 
 
 class Packer:
@@ -37,6 +38,8 @@ class Packer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self.tokenizer = tokenizer
         self.image = tokenizer.convert_tokens_to_ids("<image>")
+        self.letters = {tokenizer.encode(x, add_special_tokens=False)[0]: x for x in "ABCDE"}
+        self.breaks = {tokenizer.encode(x, add_special_tokens=False)[0] for x in ("\n", "\n\n")}
         ids = tokenizer.encode(chat(""))
         self.prefix = torch.tensor(ids[: ids.index(self.image)])
 
@@ -47,8 +50,21 @@ class Packer:
         answer = self.tokenizer.encode(" " + exchange.answer, add_special_tokens=False)
         return question, [*answer, self.tokenizer.eos_token_id]
 
-    def pack(self, exchanges: list[list[Exchange]], dtype: torch.dtype) -> Pack:
-        rows, first = [], []
+    def option_ends(self, question: list[int]) -> dict[str, int]:
+        """Letter -> place of the last token of its option, for a question with options."""
+        ends = {}
+        for place in range(1, len(question)):
+            if question[place] in self.letters and question[place - 1] in self.breaks:
+                end = place
+                while question[end + 1] not in self.breaks:
+                    end += 1
+                ends[self.letters[question[place]]] = end
+        return ends
+
+    def pack(
+        self, exchanges: list[list[Exchange]], dtype: torch.dtype, caption_weight: float = 0.0
+    ) -> Pack:
+        rows, first, options = [], [], []
         for image, asked in enumerate(exchanges):
             row: list[tuple[int, int, int, int, float]] = []  # token, offset, block, target, weight
             for number, exchange in enumerate(asked):
@@ -56,9 +72,14 @@ class Packer:
                 sequence = question + answer
                 targets = [-100] * (len(question) - 1) + answer
                 caption = exchange.benchmark == "chair"
-                each, end = (CAPTION_WEIGHT, CAPTION_WEIGHT) if caption else (1.0, END_WEIGHT)
+                each, end = (caption_weight, caption_weight) if caption else (1.0, END_WEIGHT)
                 weights = [0.0] * (len(question) - 1) + [each] * (len(answer) - 1) + [end]
                 first.append((image, len(row) + len(question) - 1, number))
+                if exchange.answer in "ABCDE":
+                    options += [
+                        (image, len(row) + end, letter == exchange.answer)
+                        for letter, end in self.option_ends(question).items()
+                    ]
                 blocks = zip(sequence[:-1], targets, weights, strict=True)
                 row += [(t, place, number, y, w) for place, (t, y, w) in enumerate(blocks)]
             rows.append(row)
@@ -68,12 +89,19 @@ class Packer:
         tokens, offsets, block, target, weight = torch.tensor(padded, dtype=torch.double).unbind(-1)
         seen = (block[:, :, None] == block[:, None, :]) & torch.ones(length, length).tril().bool()
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, MASKED)[:, None]
-        return Pack(tokens.long(), offsets.long(), mask, target.long(), weight.float(), first)
+        return Pack(
+            tokens.long(), offsets.long(), mask, target.long(), weight.float(), first, options
+        )
 
 
 def decode_layers(
-    language: nn.Module, heads: int, prefix: Tensor, visual: Tensor, pack: Pack, tap: int | None
-) -> tuple[Tensor, Tensor | None]:
+    language: nn.Module,
+    heads: int,
+    prefix: Tensor,
+    visual: Tensor,
+    pack: Pack,
+    taps: tuple[int, ...] = (),
+) -> tuple[Tensor, list[Tensor]]:
     """Run the Llama over packed rows.
 
     Args:
@@ -82,10 +110,10 @@ def decode_layers(
         prefix: token ids before the image, (P,).
         visual: projected visual tokens, (B, K, D).
         pack: the questions.
-        tap: also return the text's input of this layer.
+        taps: also return the text's input of these layers.
 
     Returns:
-        Final states of the text (B, T, D), and the tapped ones or None.
+        Final states of the text (B, T, D), and the tapped ones.
     """
     batch = len(visual)
     before = language.embed_tokens(prefix).expand(batch, -1, -1)
@@ -96,10 +124,10 @@ def decode_layers(
     causal = torch.full((start, start), MASKED, dtype=hidden.dtype).triu(1)
     open_prefix = torch.zeros(batch, 1, length - start, start, dtype=hidden.dtype)
     text_mask = torch.cat([open_prefix, pack.mask], -1)
-    tapped = None
+    tapped = []
     for index, layer in enumerate(language.layers):
-        if index == tap:
-            tapped = hidden[:, start:]
+        if index in taps:
+            tapped.append(hidden[:, start:])
         normed, attention = layer.input_layernorm(hidden), layer.self_attn
         query, key, value = (
             projection(normed).view(batch, length, heads, -1).transpose(1, 2)

@@ -45,6 +45,35 @@ SHARES = {  # how often training asks in each benchmark's way
     "mmbench_en_paper": 0.4,
     "mmbench_cn_paper": 0.4,
 }
+# What is learnt last (counting, choosing among options) is asked more often in the last third.
+LATE_CHOICES = {
+    "object": 8,
+    "colour": 24,
+    "quadrant": 20,
+    "number": 26,
+    "side": 14,
+    "word": 8,
+    "most": 8,
+}
+LATE_MIXTURES: dict[str, dict[Family, float]] = {
+    **MIXTURES,
+    "vqav2": {ask.exists: 8, ask.colour_is: 10, ask.more_than: 10, ask.count: 45, ask.colour: 12}
+    | {ask.on_plate: 15},
+    "textvqa": {ask.word: 40, ask.word_of_colour: 60},
+    **{
+        name: build.choices(**LATE_CHOICES, chinese="_cn" in name)
+        for name in SHARES
+        if name.startswith(("mmbench", "scienceqa"))
+    },
+}
+LATE_SHARES = SHARES | {
+    "gqa": 1.3,
+    "pope": 0.7,
+    "textvqa": 1.6,
+    "scienceqa_img": 2.6,
+    "mmbench_en": 3.0,
+    "mmbench_cn": 3.0,
+}
 
 
 def chat(question: str) -> str:
@@ -88,17 +117,20 @@ class Exchange:
     answer: str
 
 
-def sample(scene: Scene, rng: random.Random, total: int, caption_share: float) -> list[Exchange]:
+def sample(
+    scene: Scene, rng: random.Random, total: int, caption_share: float, late: bool = False
+) -> list[Exchange]:
     """Up to `total` questions about a scene, in the manner of all benchmarks, maybe a caption."""
     exchanges: list[Exchange] = []
-    benchmarks, shares = list(SHARES), list(SHARES.values())
+    mixtures, shares = (LATE_MIXTURES, LATE_SHARES) if late else (MIXTURES, SHARES)
+    benchmarks, weights = list(shares), list(shares.values())
     if scene.destroyed:
         total = 3
     for _ in range(4 * total):
         if len(exchanges) == total:
             break
-        benchmark = "vizwiz" if scene.destroyed else rng.choices(benchmarks, shares)[0]
-        mixture = MIXTURES[benchmark]
+        benchmark = "vizwiz" if scene.destroyed else rng.choices(benchmarks, weights)[0]
+        mixture = mixtures[benchmark]
         family = rng.choices(list(mixture), list(mixture.values()))[0]
         if scene.destroyed:
             family = ask.cannot_tell
