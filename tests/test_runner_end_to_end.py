@@ -32,7 +32,7 @@ def planned(directory, *overrides):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    return experiment.load_model(planned(tmp_path_factory.mktemp("demo")).config)
+    return experiment.load_model(planned(tmp_path_factory.mktemp("demo")).config["model"])
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_full_budget_equals_plain_generate(tmp_path, demo):
 
         tokens = demo.encode([image], frozenset({"attention"}))[0]
         visual = demo.embed(tokens, FasterVLM()(tokens, 576))
-        plain["pixel_values"] = None
+        del plain["pixel_values"]
         features = BaseModelOutputWithPooling(pooler_output=[visual.embeds])
         ours = model.generate(
             **plain, mm_encoder_outputs={"image": features}, max_new_tokens=8, **settings
