@@ -178,10 +178,10 @@ def test_a_failing_strategy_fails_its_cell_and_no_other(tmp_path):
 def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(tmp_path, monkeypatch, demo):
     generate = type(demo).generate
 
-    def fragile(self, prompts, visuals, limit, **more):
+    def fragile(self, prompts, *others):
         if len(prompts) > 2:
             raise MemoryError("too large")
-        return generate(self, prompts, visuals, limit, **more)
+        return generate(self, prompts, *others)
 
     monkeypatch.setattr(type(demo), "generate", fragile)
     rows = experiment.execute(planned(tmp_path, *GRID))

@@ -271,7 +271,7 @@ class Grid:
             errors = [""] * len(batch)
         except Exception as error:
             if len(batch) > 1:
-                log.warning("a batch of %d failed (%s); one by one now", len(batch), _cause(error))
+                log.warning("a batch of %d failed (%s); halving it", len(batch), _cause(error))
                 half = len(batch) // 2
                 return self._generate(batch[:half]) + self._generate(batch[half:])
             log.debug("generation failed", exc_info=True)
