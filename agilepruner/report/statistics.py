@@ -197,10 +197,11 @@ def _against(
 
 
 def _ratio(sample: Resampled, means: np.ndarray, line: Line, best: Line, plain: int) -> np.ndarray:
-    """Percent of vanilla, line minus best, for each draw."""
+    """Percent of vanilla, line minus best, for each draw; NaN where vanilla's mean is 0."""
     own, other, base = (sample.lines[key] for key in (id(line), id(best), plain))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 100 * (means[:, own] - means[:, other]) / means[:, base]
+        ratio = 100 * (means[:, own] - means[:, other]) / means[:, base]
+    return np.where(means[:, base] == 0, np.nan, ratio)
 
 
 def _difference(
