@@ -127,8 +127,7 @@ def plan(config: DictConfig) -> Run:
             _check_needs(name, strategy, data["model"])
             for budget in possible[name]:
                 cells.append(Cell(name, strategy, budget, benchmark, context, scoring))
-    order = {"vanilla": 0}
-    cells.sort(key=lambda cell: order.get(cell.strategy_name, 1))
+    cells.sort(key=lambda cell: cell.strategy_name != "vanilla")
     return Run(data, cells, Path(data["results"]) / data["name"])
 
 
