@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from agilepruner.linalg import centred, gram
+
 
 def effective_rank(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Effective rank of each image's tokens, (B, N, D) -> (B,).
@@ -14,9 +16,7 @@ def effective_rank(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     null space adds up to a few percent, which the released thresholds include. ``dtype=float64``
     is exact in every case, at about twice the time.
     """
-    centred = x.to(dtype)
-    centred = centred - centred.mean(dim=-2, keepdim=True)
-    return effective_rank_of_gram(centred @ centred.mT)
+    return effective_rank_of_gram(gram(centred(x, dtype)))
 
 
 def effective_rank_small(x: Tensor) -> Tensor:
@@ -25,16 +25,13 @@ def effective_rank_small(x: Tensor) -> Tensor:
     With more tokens than dimensions this leaves out the null space: faster, and closer to the SVD
     than the released code. Rows report this one; AgilePruner's threshold uses the released one.
     """
-    centred = x.float()
-    centred = centred - centred.mean(dim=-2, keepdim=True)
-    if x.shape[-2] > x.shape[-1]:
-        return effective_rank_of_gram(centred.mT @ centred)
-    return effective_rank_of_gram(centred @ centred.mT)
+    centre = centred(x)
+    return effective_rank_of_gram(gram(centre if x.shape[-2] <= x.shape[-1] else centre.mT))
 
 
-def effective_rank_of_gram(gram: Tensor) -> Tensor:
+def effective_rank_of_gram(products: Tensor) -> Tensor:
     """Effective rank from the Gram matrix of mean-centred tokens, (B, N, N) -> (B,)."""
-    singular = torch.linalg.eigvalsh(gram).clamp_min(1e-12).sqrt()
+    singular = torch.linalg.eigvalsh(products).clamp_min(1e-12).sqrt()
     p = singular / (singular.sum(dim=-1, keepdim=True) + 1e-12)
     return torch.exp(-(p * torch.log(p + 1e-12)).sum(dim=-1))
 

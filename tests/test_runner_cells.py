@@ -4,7 +4,13 @@ import dataclasses
 import importlib.util
 import sys
 
-from agilepruner.runner.cells import Cell, code_digest, directory_digest, file_digest
+from agilepruner.runner.cells import (
+    Cell,
+    _modules_behind,
+    code_digest,
+    directory_digest,
+    file_digest,
+)
 from agilepruner.strategies.adaptive.agilepruner import AgilePruner
 from agilepruner.strategies.diversity.divprune import DivPrune
 
@@ -59,6 +65,13 @@ def test_code_counts_and_comments_do_not(tmp_path):
     finally:
         del sys.modules["probe_strategy"]
         code_digest.cache_clear()
+
+
+def test_the_code_of_a_strategy_is_all_it_computes_with():
+    importlib.import_module("agilepruner.strategies.adaptive.agilepruner")
+    behind = _modules_behind("agilepruner.strategies.adaptive.agilepruner")
+    names = {name.removeprefix("agilepruner.") for name in behind}
+    assert names >= {"strategies.adaptive.agilepruner", "complexity", "linalg"}
 
 
 def test_digests_follow_content_not_names_of_folders(tmp_path):

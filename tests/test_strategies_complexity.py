@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agilepruner.complexity import attention_entropy, effective_rank, effective_rank_small
+from agilepruner.linalg import gram
 
 
 def by_svd(x):
@@ -21,6 +22,14 @@ def correlated(n, d, rank):
     torch.manual_seed(0)
     scale = 0.9 ** torch.arange(rank)
     return torch.randn(3, n, rank) * scale @ torch.randn(rank, d) + 3 * torch.randn(d)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 5, 8), (3, 7, 4), (2, 37, 16), (576, 64)])
+def test_the_gram_matrix_is_all_inner_products(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    products = gram(x)
+    torch.testing.assert_close(products, x @ x.mT)
+    torch.testing.assert_close(gram(x.mT), x.mT @ x)
 
 
 @pytest.mark.parametrize(("n", "d"), [(64, 80), (576, 1024), (576, 4096), (144, 256)])

@@ -13,6 +13,8 @@ from typing import Any
 from agilepruner.strategies.base import Strategy
 
 IDENTITY_VERSION = 1
+# What methods are made of: a change there changes what they select.
+METHOD_CODE = ("agilepruner.strategies.", "agilepruner.complexity", "agilepruner.linalg")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def code_digest(module_name: str) -> str:
 
 
 def _modules_behind(module_name: str) -> set[str]:
-    """The module and what it imports from the strategies package and complexity, recursively."""
+    """The module and what it imports of what methods are made of, recursively."""
     found: set[str] = set()
     todo = [module_name]
     while todo:
@@ -111,7 +113,7 @@ def _modules_behind(module_name: str) -> set[str]:
             origin = getattr(value, "__module__", None) or getattr(value, "__name__", None)
             if (
                 isinstance(origin, str)
-                and origin.startswith(("agilepruner.strategies.", "agilepruner.complexity"))
+                and origin.startswith(METHOD_CODE)
                 and origin != Strategy.__module__  # the contract, not the method
             ):
                 todo.append(origin)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from agilepruner.linalg import gram
+
 
 def unit(x: Tensor) -> Tensor:
     """Rows of (..., N, D) scaled to length 1, in float32; zero rows stay zero."""
@@ -12,8 +14,7 @@ def unit(x: Tensor) -> Tensor:
 
 def cosine_distances(x: Tensor) -> Tensor:
     """1 - cos of all pairs: (B, N, D) -> (B, N, N), float32."""
-    directions = unit(x)
-    return (directions @ directions.mT).neg_().add_(1)
+    return gram(unit(x)).neg_().add_(1)
 
 
 def farthest_first(distances: Tensor, chosen: Tensor, count: int) -> Tensor:

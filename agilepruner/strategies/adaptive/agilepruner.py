@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from agilepruner.complexity import attention_entropy, effective_rank_of_gram
+from agilepruner.linalg import gram
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 
 
@@ -39,8 +40,8 @@ class AgilePruner(Strategy):
     paper: ClassVar = "2603.01236"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
-        gram, distances = centred_gram_and_distances(tokens.projected)
-        scale = effective_rank_of_gram(gram) / self.erank_avg  # (B,)
+        products, distances = centred_gram_and_distances(tokens.projected)
+        scale = effective_rank_of_gram(products) / self.erank_avg  # (B,)
         rank = torch.arange(1, tokens.count + 1, device=scale.device)
         tau = (rank * scale[:, None] * self.slope).clamp_max(self.tau_max)  # (B, N), by rank
         return keep(thin_by_attention(tokens.attention, distances, tau, budget))
@@ -112,14 +113,14 @@ def centred_gram_and_distances(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     x = x.float()
     mean = x.mean(dim=1, keepdim=True)
-    centred = x - mean
-    gram = centred @ centred.mT
-    shift = centred @ mean.mT + mean.square().sum(dim=-1, keepdim=True) / 2  # (B, N, 1)
-    inner = gram + shift
+    centre = x - mean
+    products = gram(centre)
+    shift = centre @ mean.mT + mean.square().sum(dim=-1, keepdim=True) / 2  # (B, N, 1)
+    inner = products + shift
     inner += shift.mT
     length = inner.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt() + 1e-8  # as released
     cosines = inner.div_(length[:, :, None]).div_(length[:, None, :])
-    return gram, cosines.neg_().add_(1)
+    return products, cosines.neg_().add_(1)
 
 
 def thin_by_attention(attention: Tensor, distances: Tensor, tau: Tensor, budget: int) -> Tensor:

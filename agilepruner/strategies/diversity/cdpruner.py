@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from agilepruner.linalg import gram
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 from agilepruner.strategies.geometry import unit
 
@@ -36,8 +37,7 @@ class CDPruner(Strategy):
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)  # (B, N)
-        directions = unit(tokens.projected)
-        kernel = directions @ directions.mT  # (B, N, N)
+        kernel = gram(unit(tokens.projected))  # (B, N, N)
         kernel.mul_(relevance[:, :, None]).mul_(relevance[:, None, :])
         return keep(greedy_map(kernel, budget))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from agilepruner.linalg import centred, gram
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 from agilepruner.strategies.geometry import farthest_first
 
@@ -24,9 +25,7 @@ class FPS(Strategy):
     )
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
-        x = tokens.projected.float()
-        x = x - x.mean(dim=1, keepdim=True)
-        gram = x @ x.mT  # (B, N, N)
-        square = gram.diagonal(dim1=1, dim2=2).clone()  # (B, N) squared distance from the mean
-        distances = gram.mul_(-2).add_(square[:, :, None]).add_(square[:, None, :])  # squared
+        products = gram(centred(tokens.projected))  # (B, N, N)
+        square = products.diagonal(dim1=1, dim2=2).clone()  # (B, N) squared distance from the mean
+        distances = products.mul_(-2).add_(square[:, :, None]).add_(square[:, None, :])  # squared
         return keep(farthest_first(distances, square.argmax(dim=1, keepdim=True), budget))
