@@ -189,12 +189,14 @@ def documents(config: Mapping[str, Any], benchmark: str) -> int | None:
 
 
 def _downloads(run: Run, size: Size) -> Iterator[str]:
-    from huggingface_hub import try_to_load_from_cache
-
     path = run.config["model"]["load"]["path"]
     wanted: list[str] = []
-    if not Path(path).is_dir() and not isinstance(try_to_load_from_cache(path, "config.json"), str):
+    if not _is_here(path):
         wanted.append(f"model {path}, about {size.parameters * 2 / 2**30:.0f} GiB (16-bit weights)")
+    joint = run.config["model"]["load"].get("joint_space")
+    reads = any("text_embeds" in cell.strategy.needs for cell in run.cells)
+    if joint and reads and not _is_here(joint):
+        wanted.append(f"model {joint}, about 2 GiB (CLIP's text tower, for CDPruner)")
     if run.config["suite"]["kind"] == "hub":
         for name in run.config["benchmark"]:
             hub = source(run.config, name)
@@ -209,3 +211,10 @@ def _downloads(run: Run, size: Size) -> Iterator[str]:
             wanted.append(f"NLTK data: python -m nltk.downloader {' '.join(missing)}")
     yield "Would be downloaded:" if wanted else "Nothing would be downloaded."
     yield from (f"  {line}" for line in wanted)
+
+
+def _is_here(path: str) -> bool:
+    """Whether a model is a directory or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "config.json"), str)

@@ -240,15 +240,26 @@ def gram_flops(tokens: int, width: int) -> float:
     return 2.0 * tokens * tokens * width
 
 
+CLIP_TEXT_LAYERS, CLIP_TEXT_WIDTH, CLIP_TEXT_POSITIONS = 12, 768, 77  # of ViT-L/14's checkpoint
+
+
+def clip_text_flops(layers: int = CLIP_TEXT_LAYERS, width: int = CLIP_TEXT_WIDTH) -> float:
+    """FLOPs of CLIP's text tower and projection for one segment of a question."""
+    tokens = CLIP_TEXT_POSITIONS
+    block = tokens * (4 + 2 * 4) * width**2 + 2 * tokens**2 * width  # MLP: four widths
+    return 2.0 * (layers * block + width**2)
+
+
 def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int = 1) -> float:
     """Estimate the FLOPs of choosing the tokens of one image.
 
     A strategy that knows better has a method ``flops(tokens, widths, budget) -> float`` (FLOPs per
     tile; ``widths`` maps what it may need to numbers per token). Otherwise: one Gram matrix over
     the widest tensor that it compares, the largest product of the published methods (nothing for
-    baselines and for strategies that only sort scores), and for merging methods the mixing of the
-    features. An estimate, unlike all other columns: sorting, top-k and the loops of greedy methods
-    are not matrix products.
+    baselines and for strategies that only sort scores); for merging methods the mixing of the
+    features; for methods that read the question in CLIP's joint space its text tower (one segment)
+    and the projection of the patches. An estimate, unlike all other columns: sorting, top-k and
+    the loops of greedy methods are not matrix products.
     """
     seen = arch.vision_width
     widths = {"features": seen, "keys": seen, "last_keys": seen, "projected": arch.width}
@@ -257,7 +268,11 @@ def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int =
     compares = strategy.needs if strategy.family != "baseline" else ()
     compared = max((widths[need] for need in compares if need in widths), default=0)
     mixing = 2.0 * budget * arch.tokens * seen if strategy.merges else 0.0
-    return tiles * (gram_flops(arch.tokens, compared) + mixing)
+    once = 0.0
+    if "text_embeds" in strategy.needs:
+        once = clip_text_flops()
+        mixing += 2.0 * arch.tokens * seen * CLIP_TEXT_WIDTH  # projection into the joint space
+    return once + tiles * (gram_flops(arch.tokens, compared) + mixing)
 
 
 def _layer_macs(arch: Architecture, tokens: float, keys: float) -> float:

@@ -10,7 +10,9 @@ from hydra import compose, initialize_config_dir
 
 from agilepruner import flops
 from agilepruner.cli import CONFIGS
+from agilepruner.errors import UserError
 from agilepruner.runner.experiment import execute, plan
+from agilepruner.strategies.diversity.cdpruner import CDPruner
 
 MODELS = {
     "llava_1_5_7b": ("llava", 576, 32, 24, 1),
@@ -54,8 +56,8 @@ def suite(tmp_path_factory):
     return folder
 
 
-def run(name, kind, budget, protocol, suite, folder):
-    """Rows of vanilla and AgilePruner on a tiny checkpoint under a real model config."""
+def run(name, kind, budget, protocol, suite, folder, strategy="agilepruner", more=()):
+    """Rows of vanilla and a strategy on a tiny checkpoint under a real model config."""
     overrides = [
         f"model={name}",
         f"model.load.path={folder / 'model'}",
@@ -67,9 +69,10 @@ def run(name, kind, budget, protocol, suite, folder):
         f"suite.directory={suite}",
         "benchmark=[vqav2]",
         f"protocol={protocol}",
-        "strategy=[agilepruner]",
+        f"strategy=[{strategy}]",
         f"budget=[{budget}]",
         f"results={folder / 'results'}",
+        *more,
     ]
     if kind == "qwen":
         overrides.append("model.visual_tokens=144")
@@ -118,3 +121,32 @@ def test_next_under_protocol_lmms_has_the_native_geometry(suite, tmp_path):
     assert vanilla.environment["geometry"] == "native"
     assert 1300 < vanilla.kept["min"] < vanilla.kept["max"] < 1500  # three tiles, unpadded
     assert 32 * 2 < pruned.kept["mean"] < 200  # a fifth of the budget per tile, and newlines
+
+
+@pytest.mark.parametrize("name", ["llava_1_5_7b", "llava_next_7b"])
+def test_cdpruner_reads_every_question_of_an_image(name, suite, tmp_path, monkeypatch):
+    kind, _, budget, _, tiles = MODELS[name]
+    select, seen = CDPruner.select, []
+
+    def recording(strategy, tokens, count):
+        selection = select(strategy, tokens, count)
+        seen.append((tokens.text_embeds[0], selection.indices, strategy.joint_range))
+        return selection
+
+    monkeypatch.setattr(CDPruner, "select", recording)
+    more = [f"model.load.joint_space={tiny.save_clip(tmp_path / 'clip')}"]
+    vanilla, pruned = run(name, kind, budget, "paper", suite, tmp_path, "cdpruner", more)
+    assert pruned.kept["min"] == pruned.kept["max"] == budget
+    assert pruned.flops["selection"] > flops.clip_text_flops() > vanilla.flops["selection"]
+    assert len(seen) == 4  # questions; the first and the last share their image
+    assert {len(indices) for _, indices, _ in seen} == {tiles}
+    assert {joint for *_, joint in seen} == {tiles > 1}  # over the tiles of one image
+    assert len({tuple(text.flatten().tolist()) for text, *_ in seen}) == 4
+
+
+def test_a_checkpoint_that_cannot_be_had_is_one_sentence(suite, tmp_path):
+    missing = f"model.load.joint_space={tmp_path / 'nowhere'}"
+    with pytest.raises(UserError, match=r"cannot be loaded.* model.load.joint_space=\.\.\."):
+        run("llava_1_5_7b", "llava", 32, "paper", suite, tmp_path, "cdpruner", [missing])
+    rows = run("llava_1_5_7b", "llava", 32, "paper", suite, tmp_path, "fastervlm", [missing])
+    assert len(rows) == 2  # who does not need it does not load it

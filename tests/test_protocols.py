@@ -421,7 +421,7 @@ def test_vicuna_prompt_is_the_official_one_byte_for_byte(model):
     [
         (["model=qwen2_5_vl_7b", "strategy=[visionzip]"], "has no CLS token"),
         (["model=qwen2_5_vl_7b", "strategy=[prumergeplus]"], "has no CLS token"),
-        (["model=llava_1_5_7b", "strategy=[cdpruner]"], "no CLIP text tower"),
+        (["model=qwen2_5_vl_7b", "strategy=[cdpruner]"], "no CLIP text tower"),
         (["model=llava_next_7b", "budget=[64]"], "multiple of 5, e.g. 60"),
         (["model=llava_1_5_7b", "protocol=papr"], "Did you mean 'paper'"),
         (["model=llava_1_5_7b", "budget=[577]"], "more than the 576 visual tokens"),

@@ -6,12 +6,17 @@ tests about them would pass whatever they do. Here every matrix is scaled to kee
 
 import math
 from functools import lru_cache
+from string import ascii_lowercase, digits
 
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -91,6 +96,36 @@ def clip():
         image_size=336,
         patch_size=14,
     )
+
+
+def clip_tokenizer():
+    """CLIP's tokenizer over single characters."""
+    characters = ascii_lowercase + digits + "?.,"
+    pieces = [*characters, *(f"{character}</w>" for character in characters)]
+    tokens = [*pieces, "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+
+
+def save_clip(folder):
+    """A tiny CLIP checkpoint with the vision geometry of the tiny LLaVAs."""
+    words = clip_tokenizer()
+    end = words.convert_tokens_to_ids("<|endoftext|>")
+    text = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        bos_token_id=end - 1,
+        eos_token_id=end,
+        projection_dim=16,
+    )
+    vision = {**clip().to_dict(), "projection_dim": 16}
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision, projection_dim=16)
+    torch.manual_seed(0)
+    sensitive(CLIPModel(config).eval(), seed=5).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
 
 
 def build(kind, dtype=torch.float32, attention="sdpa"):

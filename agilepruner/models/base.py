@@ -83,6 +83,10 @@ class Adapter(ABC):
     def tokenize(self, question: str) -> list[int]:
         """Token ids of the whole prompt, with ONE placeholder for the image."""
 
+    def text_embeds(self, question: str) -> Tensor:
+        """(M, E): the question's segments in CLIP's joint space, where ``provides`` has them."""
+        raise NotImplementedError("this model has no joint image-text space")
+
     @abstractmethod
     def generate(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from agilepruner.errors import UserError
 from agilepruner.models.base import Visual
+from agilepruner.models.clip import JointSpace
 from agilepruner.models.hugging_face import (
     HuggingFaceAdapter,
     content_seed,
@@ -24,6 +25,10 @@ class LlavaAdapter(HuggingFaceAdapter):
 
     Features are ``hidden_states[vision_feature_layer]``; the CLS attention is tapped at the layer
     that produced them. Positions are contiguous after pruning, as in the pruning papers' code.
+
+    Args:
+        joint_space: the CLIP checkpoint that the vision tower was taken from (path or hub name),
+            for strategies that compare patches with the question; None: there are no such.
     """
 
     provides = frozenset(
@@ -39,8 +44,13 @@ class LlavaAdapter(HuggingFaceAdapter):
         }
     )
 
-    def __init__(self, model: Any, *args: Any, **settings: Any) -> None:
+    def __init__(
+        self, model: Any, *args: Any, joint_space: str | None = None, **settings: Any
+    ) -> None:
         super().__init__(model, *args, **settings)
+        self.joint_space = JointSpace(joint_space, model.device) if joint_space else None
+        if self.joint_space:
+            self.provides = self.provides | {"image_embeds", "text_embeds"}
         vision = self.config.vision_config
         layer = self.config.vision_feature_layer
         if not isinstance(layer, int) or not -vision.num_hidden_layers < layer < -1:
@@ -91,7 +101,14 @@ class LlavaAdapter(HuggingFaceAdapter):
             captured["last_query"] = last.queries[:, 0]
         if "last_keys" in needs:
             captured["last_keys"] = last.keys
+        if "image_embeds" in needs and self.joint_space:
+            captured["image_embeds"] = self.joint_space.patches(hidden[:, 1:])
         return captured
+
+    def text_embeds(self, question: str) -> Tensor:
+        if self.joint_space is None:
+            return super().text_embeds(question)
+        return self.joint_space.question(question)
 
     def project(self, features: Tensor) -> Tensor:
         return self.model.model.multi_modal_projector(features)
@@ -112,14 +129,17 @@ class LlavaAdapter(HuggingFaceAdapter):
         return self.project(weights.to(source.dtype) @ source)
 
 
-def load(prompt: str, split_at_image: bool = False, **checkpoint: Any) -> LlavaAdapter:
+def load(
+    prompt: str, split_at_image: bool = False, joint_space: str | None = None, **checkpoint: Any
+) -> LlavaAdapter:
     """Load a checkpoint.
 
     Args:
         prompt: template with ``<image>`` once and ``{question}`` once.
         split_at_image: tokenize as LLaVA's own code does (see ``HuggingFaceAdapter``).
+        joint_space: CLIP checkpoint of the vision tower, see ``LlavaAdapter``.
         checkpoint: path, revision, dtype, device, attention, image_processor, see
             ``load_checkpoint``.
     """
     parts = load_checkpoint("LlavaForConditionalGeneration", **checkpoint)
-    return LlavaAdapter(*parts, prompt, split_at_image=split_at_image)
+    return LlavaAdapter(*parts, prompt, split_at_image=split_at_image, joint_space=joint_space)

@@ -156,7 +156,11 @@ def kept_positions(order: Tensor, keep: Tensor, overview: int) -> Tensor:
 
 
 def load(
-    prompt: str, split_at_image: bool = False, geometry: str = "paper", **checkpoint: Any
+    prompt: str,
+    split_at_image: bool = False,
+    geometry: str = "paper",
+    joint_space: str | None = None,
+    **checkpoint: Any,
 ) -> LlavaNextAdapter:
     """Load a checkpoint.
 
@@ -164,8 +168,11 @@ def load(
         prompt: template with ``<image>`` once and ``{question}`` once.
         split_at_image: tokenize as LLaVA's own code does (see ``HuggingFaceAdapter``).
         geometry: ``paper`` or ``native``, see ``LlavaNextAdapter``.
+        joint_space: CLIP checkpoint of the vision tower, see ``LlavaAdapter``.
         checkpoint: path, revision, dtype, device, attention, image_processor, see
             ``load_checkpoint``.
     """
     parts = load_checkpoint("LlavaNextForConditionalGeneration", **checkpoint)
-    return LlavaNextAdapter(*parts, prompt, split_at_image=split_at_image, geometry=geometry)
+    return LlavaNextAdapter(
+        *parts, prompt, split_at_image=split_at_image, geometry=geometry, joint_space=joint_space
+    )

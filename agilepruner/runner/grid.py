@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any
 
@@ -159,7 +159,7 @@ class Grid:
     ) -> list[tuple[list[Document], VisualTokens]]:
         """One pass of the tower; after an error, each picture alone."""
         try:
-            needs = self._needs & self.adapter.provides
+            needs = (self._needs & self.adapter.provides) - {"text_embeds"}  # of questions
             tokens = self.adapter.encode([picture for _, picture in pictures], needs)
             return [(documents, each) for (documents, _), each in zip(pictures, tokens)]
         except Exception as error:
@@ -227,18 +227,20 @@ class Grid:
         total = sum(len(image.documents) for image in images)
         share = (time.perf_counter() - started) / total
         prompts = []
-        for image, (visual, rank) in zip(images, chosen):
-            complexity = {**image.complexity, "erank_kept": rank}
+        for image, picked in zip(images, chosen):
             seconds = {"encode": image.encode_seconds, "select": share}
-            for document in image.documents:
+            for document, (visual, rank) in zip(image.documents, picked):
+                complexity = {**image.complexity, "erank_kept": rank}
                 ids = self.adapter.tokenize(document.question)
                 prompts.append(
                     Prompt(cell, document, ids, visual, image.tokens, complexity, dict(seconds))
                 )
         return prompts
 
-    def _select(self, cell: Cell, images: list[Image]) -> list[tuple[Visual, float]]:
-        """Per image: what the language model sees, and the effective rank of it."""
+    def _select(self, cell: Cell, images: list[Image]) -> list[list[tuple[Visual, float]]]:
+        """Per image and document: what the language model sees, and the effective rank of it."""
+        if "text_embeds" in cell.strategy.needs:
+            return [self._select_by_question(cell, image) for image in images]
         chosen: dict[int, tuple[Visual, float]] = {}
         for same in _by_grid(images):
             tokens = stack([image.tokens for image in same])
@@ -250,7 +252,18 @@ class Grid:
             ]
             for image, visual, rank in zip(same, visuals, ranks_of(visuals)):
                 chosen[id(image)] = visual, rank
-        return [chosen[id(image)] for image in images]
+        return [[chosen[id(image)]] * len(image.documents) for image in images]
+
+    def _select_by_question(self, cell: Cell, image: Image) -> list[tuple[Visual, float]]:
+        """Per document of one image, for a strategy that reads the question."""
+        chosen: dict[str, tuple[Visual, float]] = {}
+        for question in dict.fromkeys(document.question for document in image.documents):
+            text = self.adapter.text_embeds(question).expand(image.tokens.batch, -1, -1)
+            tokens = replace(image.tokens, text_embeds=text)
+            selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
+            visual = self.adapter.embed(tokens, selection)
+            chosen[question] = visual, ranks_of([visual])[0]
+        return [chosen[document.question] for document in image.documents]
 
     def _limit(self, document: Document) -> int:
         wanted = document.max_new_tokens or DEFAULT_NEW_TOKENS

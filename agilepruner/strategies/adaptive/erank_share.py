@@ -1,6 +1,6 @@
 """Erank-guided share: any hybrid strategy, its attention share set per image."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +23,6 @@ class ErankShare(Strategy):
         slope: how much a doubled effective rank lowers the share; negative for the inverse.
         low: least share.
         high: largest share.
-        method: name of the inner strategy, so that two of equal parameters are told apart.
     """
 
     inner: Any
@@ -32,13 +31,9 @@ class ErankShare(Strategy):
     slope: float = 0.5
     low: float = 0.1
     high: float = 0.9
-    method: str = field(init=False, default="")
 
     family: ClassVar = "adaptive"
     paper: ClassVar = "2603.01236"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "method", type(self.inner).__qualname__)
 
     @property
     def label(self) -> str:  # type: ignore[override]

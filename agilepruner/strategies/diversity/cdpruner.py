@@ -18,7 +18,7 @@ class CDPruner(Strategy):
     CDPruner (arXiv 2506.10967): kernel_ij = r_i cos(x_i, x_j) r_j over the projected tokens, with
     r the relevance of a patch to the question, the mean over text segments of MINUS its CLIP
     cosine (the sign of the released code), scaled to [0, 1]. Needs the CLIP text tower of the
-    vision tower's own checkpoint.
+    vision tower's own checkpoint (``models/clip.py``).
 
     Differs from the released code: once the kernel's rank is used up (more tokens than feature
     dimensions) the most relevant tokens fill the budget instead of NaN.
@@ -34,6 +34,7 @@ class CDPruner(Strategy):
     label: ClassVar = "CDPruner"
     needs: ClassVar = {"projected", "image_embeds", "text_embeds"}
     paper: ClassVar = "2506.10967"
+    choice: ClassVar = "relevance to the task's question with its instructions"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)  # (B, N)
