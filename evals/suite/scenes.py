@@ -127,8 +127,8 @@ QUICK FRESH GRAND JUMBO KING LAKE MAGIC OCEAN RIVER SUNNY UNION VISTA WATER EXTR
 WORDS = tuple(SIGN_WORDS.split())
 
 KINDS = {"simple": 0.13, "word": 0.07, "medium": 0.25, "complex": 0.55}
-OBJECTS = {"simple": (1, 2), "medium": (3, 6), "complex": (8, 14)}
-PIXELS = {"simple": (90, 180), "medium": (44, 96), "complex": (26, 58)}
+OBJECTS = {"simple": (1, 2), "medium": (3, 6), "complex": (14, 24)}
+PIXELS = {"simple": (90, 180), "medium": (44, 96), "complex": (22, 38)}
 SIGN_HEIGHTS = {"simple": (30, 50), "word": (30, 56), "medium": (17, 32), "complex": (15, 24)}
 SIGN_SHARE = {"simple": 0.0, "word": 1.0, "medium": 0.5, "complex": 0.55}
 SECOND_SIGN_SHARE = 0.3

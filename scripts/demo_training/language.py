@@ -45,6 +45,7 @@ QUESTIONS, CAPTION_SHARE = 12, 0.5
 CAPTION_WEIGHTS = (0.4, 0.9)  # of a caption token in the loss: early, late
 IMAGES = {576: 4, 288: 6, 144: 8}  # visual tokens kept -> images per process and step
 FROZEN_UNTIL, LATE = 0.18, 0.7  # shares of the time: the tower is fixed; the last questions
+FULL_ONLY = 0.85  # from here on, no image is thinned
 TOWER_RATE = 0.25
 
 
@@ -310,7 +311,9 @@ def budget_shares(progress: float) -> tuple[float, float, float]:
     """How often 576, 288 and 144 visual tokens are kept: cheap steps first, full images last."""
     if progress < 0.4:
         return 0.25, 0.35, 0.40
-    return (0.40, 0.40, 0.20) if progress < LATE else (0.8, 0.2, 0.0)
+    if progress < LATE:
+        return 0.40, 0.40, 0.20
+    return (0.8, 0.2, 0.0) if progress < FULL_ONLY else (1.0, 0.0, 0.0)
 
 
 def train(
