@@ -185,10 +185,9 @@ def _sizes(table: Table) -> str:
 def _average_note(table: Table) -> str:
     if table.vanilla is None:
         return "No Average: there is no vanilla row to be relative to."
-    return (
-        f"Average: 100 × mean over {len(table.averaged)} benchmarks of value / vanilla value "
-        "(– where a line lacks one)."
-    )
+    count = len(table.averaged)
+    over = f"mean over {count} benchmarks of " if count > 1 else ""
+    return f"Average: 100 × {over}value / vanilla value (– where a line lacks one)."
 
 
 def failures(table: Table) -> list[str]:
