@@ -1,11 +1,13 @@
 """CLIP's joint image-text space, for models whose vision tower was taken from a CLIP checkpoint."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from agilepruner.models.hugging_face import fetching
 
 
 class JointSpace:
@@ -17,35 +19,36 @@ class JointSpace:
     Args:
         path: directory or hub name of a ``CLIPModel``.
         device: where to compute.
-        revision: hub commit; None takes the newest.
+
+    Raises:
+        UserError: at first use, when the checkpoint cannot be had.
     """
 
-    def __init__(self, path: str, device: Any = "cpu", revision: str | None = None) -> None:
-        self.path, self.device, self.revision = path, device, revision
-        self._parts: tuple[Any, ...] | None = None
+    def __init__(self, path: str, device: Any) -> None:
+        self.path, self.device = path, device
         self.question = lru_cache(maxsize=4096)(self._question)
 
-    def _load(self) -> tuple[Any, ...]:
-        """Text tower, text projection, norm and projection of patches, tokenizer."""
-        if self._parts is None:
-            from transformers import CLIPModel, CLIPTokenizer
+    @cached_property
+    def _clip(self) -> Any:
+        """The checkpoint without its vision layers."""
+        from transformers import CLIPModel
 
-            where: dict[str, Any] = {"revision": self.revision}
-            model = CLIPModel.from_pretrained(self.path, dtype=torch.float, **where)
-            parts = (
-                model.text_model,
-                model.text_projection,
-                model.vision_model.post_layernorm,
-                model.visual_projection,
-            )
-            tokenizer = CLIPTokenizer.from_pretrained(self.path, **where)
-            self._parts = (*(part.eval().to(self.device) for part in parts), tokenizer)
-        return self._parts
+        with fetching(self.path, "joint_space"):
+            model = CLIPModel.from_pretrained(self.path, dtype=torch.float)
+        del model.vision_model.encoder  # the model's own tower runs instead
+        return model.eval().to(self.device)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import CLIPTokenizer
+
+        with fetching(self.path, "joint_space"):
+            return CLIPTokenizer.from_pretrained(self.path)
 
     def patches(self, hidden: Tensor) -> Tensor:
         """Hidden states of patches (B, N, C) -> their embeddings (B, N, E), float32."""
-        _, _, norm, projection, _ = self._load()
-        return projection(norm(hidden.float()))
+        normed = self._clip.vision_model.post_layernorm(hidden.float())
+        return self._clip.visual_projection(normed)
 
     def _question(self, text: str) -> Tensor:
         """A text -> the embedding of each of its segments (M, E), float32.
@@ -53,11 +56,13 @@ class JointSpace:
         As in CDPruner's code: the tokens (begin and end included) are cut into segments of the
         tower's 77 positions, the last one padded with zeros.
         """
-        tower, projection, *_, tokenizer = self._load()
+        tower = self._clip.text_model
         length = tower.config.max_position_embeddings
-        ids = tokenizer(text, return_tensors="pt", verbose=False)["input_ids"]
-        segments = F.pad(ids, (0, -ids.shape[1] % length)).view(-1, length)
-        mask = F.pad(torch.ones_like(ids), (0, -ids.shape[1] % length)).view(-1, length)
+        tokens = self._tokenizer(text, return_tensors="pt", verbose=False)
+        ids, mask = (
+            F.pad(tokens[name], (0, -tokens[name].shape[1] % length)).view(-1, length)
+            for name in ("input_ids", "attention_mask")
+        )
         with torch.inference_mode():
-            pooled = tower(segments.to(self.device), mask.to(self.device)).pooler_output
-            return projection(pooled)
+            pooled = tower(ids.to(self.device), mask.to(self.device)).pooler_output
+            return self._clip.text_projection(pooled)

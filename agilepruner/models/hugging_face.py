@@ -3,8 +3,8 @@
 import hashlib
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -190,6 +190,23 @@ def content_seed(image: Image.Image, tile: int = 0) -> int:
     return ((int.from_bytes(digest[:8], "big") >> 1) + tile) % 2**63
 
 
+@contextmanager
+def fetching(path: str, setting: str) -> Iterator[None]:
+    """Say in a sentence that a checkpoint cannot be had; ``setting`` of ``model.load`` names it.
+
+    Raises:
+        UserError: with the cause and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        cause = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"'{path}' cannot be loaded: {cause}. Give a directory with model.load.{setting}=..., "
+            "or a hub name where the hub can be reached (`hf auth login` for gated ones)."
+        ) from error
+
+
 def load_checkpoint(
     model_class: str,
     path: str,
@@ -209,6 +226,9 @@ def load_checkpoint(
         device: ``auto`` takes a GPU when there is one.
         attention: attention implementation of the language model and the tower.
         image_processor: changes to the checkpoint's, or another one, see ``image_processor_for``.
+
+    Raises:
+        UserError: it cannot be had.
     """
     import transformers
 
@@ -216,11 +236,12 @@ def load_checkpoint(
         transformers.utils.logging.disable_progress_bar()  # a log file needs no bars
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = getattr(transformers, model_class).from_pretrained(
-        path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
-    )
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
-    processor = image_processor_for(path, revision, image_processor)
+    with fetching(path, "path"):
+        model = getattr(transformers, model_class).from_pretrained(
+            path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+        )
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
+        processor = image_processor_for(path, revision, image_processor)
     return model.eval().to(device), tokenizer, processor
 
 

@@ -294,11 +294,9 @@ def _execute(
     fresh = [cell for cell in todo if cell not in stale]
     if fresh:
         log.info("loading model '%s'", config["model"]["name"])
-        with _fetching(config["model"], "path"):
-            adapter = load_model(config["model"])
+        adapter = load_model(config["model"])
         if any("text_embeds" in cell.strategy.needs for cell in fresh):
-            with _fetching(config["model"], "joint_space"):
-                adapter.text_embeds("")  # loads it
+            adapter.text_embeds("")  # loads CLIP now, so that what fails fails here
     spent["load"] += time.perf_counter() - clock
     total = sum(len(benchmarks[cell.benchmark].documents) for cell in fresh)
     with Progress(total if world == 1 else math.ceil(total / world), len(todo)) as progress:
@@ -377,24 +375,6 @@ def _workers(wanted: int | None, adapter: Any) -> int:
     if wanted is not None:
         return wanted
     return 1 if "cuda" in adapter.environment["device"] else len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _fetching(model: Mapping[str, Any], key: str) -> Iterator[None]:
-    """Say in a sentence that a checkpoint cannot be had.
-
-    Raises:
-        UserError: with the cause and what to do.
-    """
-    try:
-        yield
-    except OSError as error:
-        cause = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"'{model['load'][key]}' cannot be loaded: {cause}. Give a directory with "
-            f"model.load.{key}=..., or a hub name where the hub can be reached (`hf auth login` "
-            "for gated ones)."
-        ) from error
 
 
 def load_model(model: Mapping[str, Any]) -> Any:
