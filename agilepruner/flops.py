@@ -243,11 +243,11 @@ def gram_flops(tokens: int, width: int) -> float:
 CLIP_TEXT_LAYERS, CLIP_TEXT_WIDTH, CLIP_TEXT_POSITIONS = 12, 768, 77  # of ViT-L/14's checkpoint
 
 
-def clip_text_flops(layers: int = CLIP_TEXT_LAYERS, width: int = CLIP_TEXT_WIDTH) -> float:
+def clip_text_flops() -> float:
     """FLOPs of CLIP's text tower and projection for one segment of a question."""
-    tokens = CLIP_TEXT_POSITIONS
+    tokens, width = CLIP_TEXT_POSITIONS, CLIP_TEXT_WIDTH
     block = tokens * (4 + 2 * 4) * width**2 + 2 * tokens**2 * width  # MLP: four widths
-    return 2.0 * (layers * block + width**2)
+    return 2.0 * (CLIP_TEXT_LAYERS * block + width**2)
 
 
 def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int = 1) -> float:
@@ -268,11 +268,10 @@ def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int =
     compares = strategy.needs if strategy.family != "baseline" else ()
     compared = max((widths[need] for need in compares if need in widths), default=0)
     mixing = 2.0 * budget * arch.tokens * seen if strategy.merges else 0.0
-    once = 0.0
-    if "text_embeds" in strategy.needs:
-        once = clip_text_flops()
-        mixing += 2.0 * arch.tokens * seen * CLIP_TEXT_WIDTH  # projection into the joint space
-    return once + tiles * (gram_flops(arch.tokens, compared) + mixing)
+    reads = "text_embeds" in strategy.needs
+    projecting = 2.0 * arch.tokens * seen * CLIP_TEXT_WIDTH if reads else 0.0
+    per_tile = gram_flops(arch.tokens, compared) + mixing + projecting
+    return tiles * per_tile + (clip_text_flops() if reads else 0.0)
 
 
 def _layer_macs(arch: Architecture, tokens: float, keys: float) -> float:

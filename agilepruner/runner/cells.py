@@ -127,10 +127,8 @@ def text_digest(text: str) -> str:
 
 def source_digest(paths: Iterable[Path]) -> str:
     """Hash of what Python files compute, without comments and docstrings."""
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(f"{path.name}:{_meaning(path.read_text(encoding='utf-8'))}".encode())
-    return digest.hexdigest()[:16]
+    sources = ((path.name, path.read_text(encoding="utf-8")) for path in paths)
+    return text_digest("".join(f"{name}:{_meaning(source)}" for name, source in sources))
 
 
 def _meaning(source: str) -> str:
