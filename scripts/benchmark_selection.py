@@ -1,4 +1,4 @@
-"""How long each strategy takes to select, as a multiple of the linear algebra it cannot avoid.
+"""How long each strategy takes to select, as a multiple of plain linear algebra.
 
     python scripts/benchmark_selection.py --out results/selection_speed.md
 
