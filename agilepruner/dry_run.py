@@ -23,8 +23,7 @@ from agilepruner.strategies.decoder.schedule import DecoderStrategy
 log = logging.getLogger(__name__)
 
 TEXT_TOKENS = 60  # a vicuna prompt with a short question; OCR tokens and options add to it
-ANSWER_TOKENS = 3  # a word and the end token
-CAPTION_TOKENS = 100  # CHAIR
+ANSWER_TOKENS = 3  # a word and the end token; a benchmark's new_tokens where it expects more
 ENCODED_TOGETHER = 8  # images per pass of the vision tower, as the runner has it
 
 
@@ -102,9 +101,14 @@ def _head(run: Run, size: Size) -> Iterator[str]:
         f"{size.weights / 2**30:.1f} GiB as {model['load']['dtype']}; "
         f"{model['visual_tokens']:,} visual tokens; {size.cache / 1024:.0f} KiB of cache per token."
     )
+    longer = ", ".join(
+        f"{b['new_tokens']} on {b['label']}"
+        for b in config["benchmark"].values()
+        if "new_tokens" in b
+    )
     yield (
         f"Per document, in TFLOPs (2 x MACs), for {TEXT_TOKENS} text tokens and {ANSWER_TOKENS} "
-        f"new ones ({CAPTION_TOKENS} in captions). Memory: an estimate for batch_size="
+        f"new ones{f' ({longer})' if longer else ''}. Memory: an estimate for batch_size="
         f"{config['batch_size']} and images_per_window={config['images_per_window']}."
     )
 
@@ -119,8 +123,7 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
     for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
         settings = run.config["benchmark"][cell.benchmark]
         layers = visual_per_layer(cell, size.arch.layers, run.config["model"])
-        captions = settings.get("needs_language_data", False)
-        new = CAPTION_TOKENS if captions else ANSWER_TOKENS
+        new = settings.get("new_tokens", ANSWER_TOKENS)
         tiles = run.config["model"].get("tiles", 1)
         share = cell.budget // tiles
         chosen = selection_flops(cell.strategy, size.arch, share, tiles)

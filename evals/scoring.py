@@ -92,7 +92,9 @@ def score(
                 value = _aggregate(aggregate, items[name], folder)
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     metrics[name] = float(value)
-        units = [_unit_score(benchmark, [r for r, _ in group]) for group in per_unit.values()]
+        units = [
+            _unit_score(benchmark, parts, [r for r, _ in group]) for group in per_unit.values()
+        ]
     present = [part for part in parts if part in metrics]
     if not present:
         raise ValueError(f"no score: lmms-eval gave no finite value for {', '.join(parts)}")
@@ -121,14 +123,13 @@ def _aggregate(aggregate: Any, items: list[Any], folder: Path | None) -> Any:
         return aggregate(items, args=Namespace(output_path=str(folder or nowhere)))
 
 
-def _unit_score(benchmark: Benchmark, results: list[dict[str, Any]]) -> float:
-    """One unit's score: mean of its documents' headline items, or the config's own function."""
+def _unit_score(benchmark: Benchmark, parts: list[str], results: list[dict[str, Any]]) -> float:
+    """One unit's score: mean of its documents' headline items, or the config's own function.
+
+    ``parts`` are the metrics that the headline is, or is the sum of.
+    """
+    items = [result[part] for result in results for part in parts if part in result]
     if "unit_score" in benchmark.protocol:
-        name = benchmark.protocol["headline"]["metric"]
-        return float(resolve(benchmark.protocol["unit_score"])([r[name] for r in results]))
-    values = []
-    headline = benchmark.protocol["headline"]["metric"]
-    for result in results:
-        item = result[headline] if headline in result else next(iter(result.values()))
-        values.append(float(item["score"] if isinstance(item, dict) else item))
+        return float(resolve(benchmark.protocol["unit_score"])(items))
+    values = [float(item["score"] if isinstance(item, dict) else item) for item in items]
     return sum(values) / len(values)

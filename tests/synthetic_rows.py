@@ -2,10 +2,15 @@
 
 import hashlib
 import math
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from agilepruner.runner.rows import Row
+import yaml
 
+from agilepruner.runner.rows import Row, describe
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "benchmark"
 BENCHMARKS = {
     "vqav2": "VQAv2",
     "gqa": "GQA",
@@ -29,6 +34,12 @@ STRATEGIES = {
         "thresholds from the released code; the paper does not print them",
     ),
 }
+
+
+@cache
+def described(benchmark: str, protocol: str = "lmms") -> dict[str, Any]:
+    """How a benchmark is shown, from its own config."""
+    return describe(yaml.safe_load((CONFIGS / f"{benchmark}.yaml").read_text()), protocol)
 
 
 def made_up(*words: object) -> float:
@@ -81,6 +92,7 @@ def row(strategy: str, budget: int, benchmark: str, **changes: Any) -> Row:
         "value": value,
         "metrics": metrics,
         "n": n,
+        **described(benchmark if (CONFIGS / f"{benchmark}.yaml").exists() else "gqa"),
         "kept": {"min": budget, "mean": budget, "max": budget, "layer_mean": budget},
         "text_tokens": 21.5,
         "flops": {

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import synthetic_rows as made
 
+from agilepruner.errors import UserError
 from agilepruner.report import write_report
 from agilepruner.report.lines import AVERAGE, Column, build_tables, relative_average
 from agilepruner.report.published import load
-from agilepruner.report.sheets import main_sheet, render_markdown, render_text, signed
+from agilepruner.report.sheets import failures, main_sheet, render_markdown, render_text, signed
 from agilepruner.report.table import CELL_COLUMNS, cells_csv, metrics_csv
+from agilepruner.runner.rows import describe
 
-GQA = Column("gqa", "", "GQA", 1, 1)
+GQA = Column("gqa", None, "GQA", 1, 1, average=True, log="accuracy")
 
 
 def only(rows):
@@ -98,6 +100,45 @@ def test_a_failed_cell_says_so_and_why():
     text = shown(rows)
     assert "failed: DivPrune, 64 tokens, GQA: OutOfMemoryError: 12 GiB" in text
     assert "traceback" not in text
+
+
+def test_a_failed_cell_always_says_something():
+    rows = [made.row("vanilla", 576, "gqa"), made.failed("divprune", 64, "gqa", "  ")]
+    assert failures(only(rows)) == ["DivPrune, 64 tokens, GQA: failed"]
+
+
+def test_a_benchmark_shows_the_columns_that_its_config_names():
+    """A benchmark that nobody has heard of needs no line of code in the report."""
+    column = {"title": "Hits", "metric": "hits", "log": "hits", "digits": 2, "better": "lower"}
+    new = {"order": 15, "columns": [{**column, "average": True}], "about": "Hits: fewer is better."}
+    rows = [made.row("vanilla", 576, name) for name in ("vqav2", "gqa")]
+    rows += [made.row("vanilla", 576, "darts", metrics={"hits": 8.0}, **new)]
+    rows += [made.row("divprune", 64, "darts", metrics={"hits": 2.0}, **new)]
+    table = only(rows)
+    assert [c.heading for c in table.columns] == ["VQAv2↑", "Hits↓", "GQA↑"]
+    assert table.averaged == table.columns
+    assert "Hits: fewer is better." in shown(rows)
+    divprune = line(table, "DivPrune", 64)
+    assert divprune.cell(table.columns[1]).text(2) == "2.00"
+
+
+def test_a_config_that_does_not_say_how_it_is_shown_is_refused():
+    config = {"label": "Darts", "protocols": {"lmms": {}}, **made.described("gqa")}
+    assert describe(config, "lmms") == made.described("gqa")
+    with pytest.raises(UserError, match="'Darts' does not say 'order'"):
+        describe({**config, "order": None}, "lmms")
+    (column,) = config["columns"]
+    with pytest.raises(UserError, match="it needs exactly"):
+        describe({**config, "columns": [{**column, "digit": 1}]}, "lmms")
+    with pytest.raises(UserError, match="Did you mean 'higher'"):
+        describe({**config, "columns": [{**column, "better": "high"}]}, "lmms")
+
+
+def test_a_protocol_may_show_a_benchmark_differently():
+    config = {"label": "Darts", **made.described("gqa")}
+    config["protocols"] = {"lmms": {}, "paper": {"split": "test"}}
+    assert describe(config, "lmms")["split"] == ""
+    assert describe(config, "paper")["split"] == "test"
 
 
 def test_a_benchmark_that_failed_everywhere_keeps_its_column():

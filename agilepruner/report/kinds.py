@@ -40,7 +40,7 @@ def read_kinds(path: Path) -> dict[tuple[str, int], str]:
 
 
 def scores_by_kind(table: Table, kinds: Kinds) -> list[KindScores]:
-    """Relative averages per kind of image, from scores per document, for the nine benchmarks."""
+    """Relative averages per kind of image, from scores per document."""
     found = []
     for kind in [name for name in ORDER if name in set(kinds.values())]:
         picks = {}

@@ -19,21 +19,7 @@ VANILLA = "vanilla"
 SEED = "seed"
 OWN_COUNT = "No budget: the strategy decides how many tokens it keeps"
 FAMILY_ORDER = ("baseline", "decoder", "attention", "diversity", "adaptive")
-BENCHMARK_ORDER = (
-    "vqav2",
-    "gqa",
-    "vizwiz",
-    "scienceqa",
-    "textvqa",
-    "chartqa",
-    "ai2d",
-    "ocrbench",
-    "pope",
-    "mme",
-    "mmbench_en",
-    "mmbench_cn",
-    "chair",
-)
+BETTER = {"higher": 1, "lower": -1, "neither": 0}
 
 
 @dataclass(frozen=True)
@@ -42,17 +28,21 @@ class Column:
 
     Attributes:
         benchmark: name of its config.
-        metric: key of ``Row.metrics``; empty for the headline value.
+        metric: key of ``Row.metrics``; None for the headline value.
         title: what the table prints, without the arrow.
         better: 1 when higher is better, -1 when lower is, 0 when neither.
         digits: decimals printed.
+        average: whether it is in the Average.
+        log: the name it is logged under.
     """
 
     benchmark: str
-    metric: str
+    metric: str | None
     title: str
     better: int
     digits: int
+    average: bool = False
+    log: str = ""
 
     @property
     def heading(self) -> str:
@@ -61,18 +51,27 @@ class Column:
 
     def value(self, row: Row) -> float | None:
         """This column's number of a row; None when the row does not have it."""
-        value = row.metrics.get(self.metric) if self.metric else row.value
+        value = row.value if self.metric is None else row.metrics.get(self.metric)
         return value if value is not None and isfinite(value) else None
 
 
-# CHAIR prints four numbers (lmms-eval's keys, percent; Len counts tokens); none is in the Average.
-CHAIR = (
-    Column("chair", "coco_cap_chair_s", "Cs", -1, 1),
-    Column("chair", "coco_cap_chair_i", "Ci", -1, 1),
-    Column("chair", "coco_cap_recall", "Recall", 1, 1),
-    Column("chair", "chair_len", "Len", 0, 1),
-)
-AVERAGE = Column("average", "", "Average", 1, 2)
+AVERAGE = Column("average", None, "Average", 1, 2)
+
+
+def columns_of(row: Row) -> list[Column]:
+    """The columns that a row says its benchmark has."""
+    return [
+        Column(
+            row.benchmark,
+            shown["metric"],
+            shown["title"],
+            BETTER[shown["better"]],
+            shown["digits"],
+            shown["average"],
+            shown["log"],
+        )
+        for shown in row.columns
+    ]
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,8 @@ class Table:
 
     Attributes:
         full: visual tokens per image before pruning.
-        columns: benchmark columns in the paper's order, CHAIR's last.
+        columns: those of its benchmarks, in their order.
+        shown: benchmark -> the row that says how it is shown.
         vanilla: the unpruned line; None when it was not run.
         groups: vanilla (when there) and the budgets, largest first.
         duplicates: sentences on rows that were left out because another claims the same cell.
@@ -186,6 +186,7 @@ class Table:
     protocol: str
     full: int
     columns: list[Column]
+    shown: dict[str, Row]
     vanilla: Line | None
     groups: list[Group]
     duplicates: list[str]
@@ -212,13 +213,12 @@ class Table:
 
     @property
     def averaged(self) -> list[Column]:
-        """Columns of the Average: the headlines where higher is better, so never CHAIR."""
-        return [c for c in self.columns if not c.metric and c.better == 1]
+        """Columns of the Average."""
+        return [c for c in self.columns if c.average]
 
-    @property
-    def chair(self) -> list[Column]:
-        """CHAIR's columns, where there are any."""
-        return [c for c in self.columns if c.benchmark == "chair"]
+    def first(self, benchmark: str) -> Column | None:
+        """A benchmark's first column: its headline; None when it has none."""
+        return next((c for c in self.columns if c.benchmark == benchmark), None)
 
     def relative(self, line: Line, column: Column) -> float | None:
         """Percent of the vanilla value (mean over seeds)."""
@@ -242,11 +242,11 @@ class Table:
 
     def _average_of_seed(self, line: Line, seed: int) -> float | None:
         values = {
-            c.benchmark: c.value(line.rows[c.benchmark][seed])
+            c: c.value(line.rows[c.benchmark][seed])
             for c in self.averaged
             if seed < len(line.rows.get(c.benchmark, []))
         }
-        bases = {c.benchmark: self.base(c) for c in self.averaged}
+        bases = {c: self.base(c) for c in self.averaged}
         return relative_average(values, bases)
 
 
@@ -258,15 +258,15 @@ def _over_seeds(values: Sequence[float | None]) -> Cell:
 
 
 def relative_average(
-    values: Mapping[str, float | None], vanilla: Mapping[str, float | None]
+    values: Mapping[Any, float | None], vanilla: Mapping[Any, float | None]
 ) -> float | None:
-    """100 x mean over benchmarks of value / vanilla value, as the paper's Average column.
+    """100 x mean over columns of value / vanilla value, as the paper's Average column.
 
-    None unless there is a value for every benchmark of ``vanilla``.
+    None unless there is a value for every column of ``vanilla``.
     """
     ratios = []
-    for benchmark, base in vanilla.items():
-        value = values.get(benchmark)
+    for column, base in vanilla.items():
+        value = values.get(column)
         if value is None or not base:
             return None
         ratios.append(value / base)
@@ -282,7 +282,8 @@ def build_tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def _build(key: tuple[str, str, str], rows: list[Row]) -> Table:
-    columns = _columns(rows)
+    shown = _shown(rows)
+    columns = _columns(rows, shown)
     duplicates: list[str] = []
     plain = [row for row in rows if row.strategy == VANILLA]
     full = max(row.full for row in plain or rows)
@@ -296,29 +297,29 @@ def _build(key: tuple[str, str, str], rows: list[Row]) -> Table:
         heading = heading if budget < full else OWN_COUNT
         groups.append(Group(budget, heading, _lines(list(members), columns, duplicates)))
     vanilla = groups[0].lines[0] if plain else None
-    return Table(*key, full, columns, vanilla, groups, duplicates)
+    return Table(*key, full, columns, shown, vanilla, groups, duplicates)
 
 
-def _columns(rows: list[Row]) -> list[Column]:
-    """One column per benchmark and CHAIR's four, those that any row has."""
-    by_benchmark = {row.benchmark: row for row in rows if row.status == "done"}
+def _shown(rows: list[Row]) -> dict[str, Row]:
+    """Benchmark -> a row of it, done if any is, in the order of the columns."""
+    found = {row.benchmark: row for row in rows if row.status == "done"}
     for row in rows:
-        by_benchmark.setdefault(row.benchmark, row)
+        found.setdefault(row.benchmark, row)
+    return dict(sorted(found.items(), key=lambda item: (item[1].order, item[0])))
+
+
+def _columns(rows: list[Row], shown: Mapping[str, Row]) -> list[Column]:
+    """The columns that any row has a number for; all of a benchmark that failed everywhere."""
+    done = [row for row in rows if row.status == "done"]
     columns = []
-    for name in sorted(by_benchmark, key=_benchmark_rank):
-        row = by_benchmark[name]
-        if name == "chair":
-            columns += [c for c in CHAIR if row.status != "done" or c.metric in row.metrics]
-            continue
-        better = 1 if row.higher_is_better else -1
-        digits = 0 if row.scale >= 500 else 1  # MME prints points, everything else percent
-        columns.append(Column(name, "", row.benchmark_label, better, digits))
+    for name, row in shown.items():
+        own = [other for other in done if other.benchmark == name]
+        columns += [
+            c
+            for c in columns_of(row)
+            if c.metric is None or not own or any(c.metric in other.metrics for other in own)
+        ]
     return columns
-
-
-def _benchmark_rank(name: str) -> tuple[int, str]:
-    known = [i for i, prefix in enumerate(BENCHMARK_ORDER) if name.startswith(prefix)]
-    return (known[0] if known else len(BENCHMARK_ORDER) - 1, name)
 
 
 def _lines(rows: list[Row], columns: list[Column], duplicates: list[str]) -> list[Line]:

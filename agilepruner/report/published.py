@@ -2,12 +2,13 @@
 
 Files and their columns: ``results/published/README.md``. A correction of high confidence replaces
 a printed value, which stays beside it; a cell with any correction is suspect. Averages are always
-recomputed from the cells.
+recomputed from the cells. A benchmark of another split than the published column is shown beside
+it and never subtracted from it.
 """
 
 import csv
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -17,17 +18,6 @@ from agilepruner.runner.rows import Row
 
 DIRECTORY = Path(__file__).parents[2] / "results" / "published"
 ABOUT = ("corrections.csv", "tolerances.csv")  # the other files there are tables
-
-# Which numbers of a row add up to a published metric; the others are the row's headline value.
-METRIC_KEYS = {
-    "perception+cognition": ("mme_perception_score", "mme_cognition_score"),
-    "perception": ("mme_perception_score",),
-    "cognition": ("mme_cognition_score",),
-    "chair_s": ("coco_cap_chair_s",),
-    "chair_i": ("coco_cap_chair_i",),
-    "recall": ("coco_cap_recall",),
-    "length": ("chair_len",),
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,11 @@ class Published:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measured number beside the published one, and the one printed before any correction."""
+    """A measured number beside the published one, and the one printed before any correction.
+
+    Attributes:
+        split: the published column's documents, where they are not ours; else empty.
+    """
 
     line: Line
     column: Column
@@ -69,11 +63,28 @@ class Comparison:
     printed: float | None
     suspect: bool
     note: str
+    split: str = ""
 
     @property
-    def difference(self) -> float:
-        """Measured minus published, in the units of the column."""
-        return self.measured - self.published
+    def difference(self) -> float | None:
+        """Measured minus published, in the units of the column; None across splits."""
+        return None if self.split else self.measured - self.published
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A column that was both measured and published.
+
+    Attributes:
+        column: ours, with a title that says the metric or split where that is needed.
+        benchmark, metric: names of the published column.
+        split: the published column's documents, where they are not ours; else empty.
+    """
+
+    column: Column
+    benchmark: str
+    metric: str
+    split: str
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -129,6 +140,8 @@ def other_documents(table: Table) -> list[str]:
         return []
     said = []
     for name, size in sizes().items():
+        if name in table.shown and other_split(table.shown[name]):
+            continue
         counts = {row.n for row in table.rows if row.benchmark == name and row.status == "done"}
         if counts - {size}:
             seen = ", ".join(f"{count:,}" for count in sorted(counts))
@@ -185,15 +198,20 @@ def reference(model: str) -> Reference | None:
     return Reference(model, max(n.budget for n in found), cells)
 
 
+def other_split(row: Row) -> str:
+    """The published column's documents where a row's are others; empty where they are the same."""
+    return row.published_split if row.published_split != row.split else ""
+
+
 def measured(row: Row, metric: str) -> float | None:
-    """The number of a done row that a published metric stands for."""
-    if row.status != "done":
+    """The number of a done row that a published metric stands for; None when it has none."""
+    if row.status != "done" or metric not in row.published:
         return None
-    if metric not in METRIC_KEYS:
+    keys = row.published[metric]
+    if keys is None:
         return row.value
-    parts = [row.metrics.get(key) for key in METRIC_KEYS[metric]]
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else None
+    known = [row.metrics[key] for key in keys if key in row.metrics]
+    return sum(known) if len(known) == len(keys) else None
 
 
 def _measured(line: Line, benchmark: str, metric: str) -> float | None:
@@ -228,50 +246,63 @@ def _compare_line(table: Table, line: Line, against: Reference) -> Iterator[Comp
     budget = against.budget(line, table.full)
     if budget is None:
         return
-    own: dict[str, float | None] = {}
-    theirs: dict[str, float | None] = {}
-    for column, (benchmark, metric) in _published_columns(table, against):
-        cell = against.cell(line.strategy, budget, benchmark, metric)
-        value = _measured(line, benchmark, metric)
-        if column.benchmark != "chair":
-            own[column.title], theirs[column.title] = value, cell.value if cell else None
+    own: dict[Column, float | None] = {}
+    theirs: dict[Column, float | None] = {}
+    for shared in shared_columns(table, against):
+        column = shared.column
+        cell = against.cell(line.strategy, budget, shared.benchmark, shared.metric)
+        value = _measured(line, shared.benchmark, shared.metric)
+        if column.average and not shared.split:
+            own[column], theirs[column] = value, cell.value if cell else None
         if cell is not None and value is not None:
-            yield Comparison(line, column, value, cell.value, cell.printed, cell.suspect, cell.note)
+            numbers = (value, cell.value, cell.printed, cell.suspect, cell.note)
+            yield Comparison(line, column, *numbers, shared.split)
     average = relative_average(own, _vanilla(table, against, published=False))
     printed = relative_average(theirs, _vanilla(table, against, published=True))
     if average is not None and printed is not None:
         yield Comparison(line, AVERAGE, average, printed, None, False, "")
 
 
-def _published_columns(
-    table: Table, against: Reference
-) -> Iterator[tuple[Column, tuple[str, str]]]:
-    """Columns that were both published and measured, with our titles."""
-    titles = {column.benchmark: column for column in table.columns}
-    chair = {column.metric: column for column in table.chair}
-    counts = [benchmark for benchmark, _ in against.columns]
+def shared_columns(table: Table, against: Reference) -> list[Shared]:
+    """Columns that were both published and measured."""
+    found = []
     for benchmark, metric in against.columns:
-        if benchmark == "chair" and METRIC_KEYS[metric][0] in chair:
-            yield chair[METRIC_KEYS[metric][0]], (benchmark, metric)
-        elif benchmark in titles and benchmark != "chair":
-            known = titles[benchmark]
-            split = f" {metric}" if counts.count(benchmark) > 1 else ""
-            title = f"{known.title}{split}"
-            yield Column(benchmark, "", title, 1, known.digits), (benchmark, metric)
-
-
-def _vanilla(table: Table, against: Reference, published: bool) -> dict[str, float | None]:
-    """The unpruned numbers of the shared columns, ours or theirs, without CHAIR's."""
-    values: dict[str, float | None] = {}
-    for column, (benchmark, metric) in _published_columns(table, against):
-        if benchmark == "chair":
+        row = table.shown.get(benchmark)
+        if row is None or metric not in row.published:
             continue
-        cell = against.cell(VANILLA, against.full, benchmark, metric)
+        keys, split = row.published[metric], other_split(row)
+        own = [c for c in table.columns if c.benchmark == benchmark]
+        exact = [c for c in own if keys is not None and keys == [c.metric]]
+        column = (exact or own)[0]
+        several = not exact and sum(name == benchmark for name, _ in against.columns) > 1
+        title = column.title + (f" {metric}" if several else "")
+        title += f" ({row.split})" if split else ""
+        found.append(Shared(replace(column, title=title), benchmark, metric, split))
+    return found
+
+
+def other_splits(comparisons: Sequence[Comparison]) -> dict[Column, str]:
+    """Column -> what it was measured on and what was published, where these are two splits."""
+    return {
+        c.column: f"{c.column.title} is beside the published number of {c.split}: no difference, "
+        "no anchor, in neither average"
+        for c in comparisons
+        if c.split
+    }
+
+
+def _vanilla(table: Table, against: Reference, published: bool) -> dict[Column, float | None]:
+    """The unpruned numbers of the columns in the Average, ours or theirs."""
+    values: dict[Column, float | None] = {}
+    for shared in shared_columns(table, against):
+        if not shared.column.average or shared.split:
+            continue
+        cell = against.cell(VANILLA, against.full, shared.benchmark, shared.metric)
         if published:
-            values[column.title] = cell.value if cell else None
+            values[shared.column] = cell.value if cell else None
         else:
             own = table.vanilla
-            values[column.title] = _measured(own, benchmark, metric) if own else None
+            values[shared.column] = _measured(own, shared.benchmark, shared.metric) if own else None
     return values
 
 
@@ -282,9 +313,10 @@ def unanchored(table: Table) -> list[str]:
         return []
     limits = tolerances()
     said = []
-    for column, (benchmark, metric) in _published_columns(table, against):
+    for shared in shared_columns(table, against):
+        column, benchmark, metric = shared.column, shared.benchmark, shared.metric
         cell = against.cell(VANILLA, against.full, benchmark, metric)
-        value = _measured(table.vanilla, benchmark, metric)
+        value = None if shared.split else _measured(table.vanilla, benchmark, metric)
         limit = limits.get((benchmark, metric))
         if cell is None or value is None or limit is None or abs(value - cell.value) <= limit:
             continue

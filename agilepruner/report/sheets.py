@@ -77,7 +77,7 @@ def _markdown_row(texts: Sequence[str]) -> str:
 
 
 def main_sheet(table: Table, inline_spread: bool) -> Sheet:
-    """The main table: every benchmark, CHAIR, and the Average.
+    """The main table: every benchmark's columns and the Average.
 
     Args:
         table: rows of one model, suite and protocol.
@@ -141,11 +141,7 @@ def _choice_markers(table: Table) -> dict[str, int]:
 def _notes(table: Table, unanchored: list[str], markers: dict[str, int]) -> list[str]:
     """What a reader must know to use the numbers."""
     notes = [f"n: {_sizes(table)}. Protocol {table.protocol}.", _average_note(table)]
-    if table.chair:
-        notes.append(
-            "Cs, Ci: captions and mentions that hallucinate (CHAIR), percent; Recall, "
-            "percent; Len, tokens per caption. None is in the Average."
-        )
+    notes += [row.about for row in table.shown.values() if row.about]
     notes.append("Marked: best of its group; shared best numbers are not marked.")
     if any(line.kept and abs(line.kept - line.budget) > 0.5 for line in table.lines):
         notes.append(
@@ -174,11 +170,10 @@ def _sizes(table: Table) -> str:
     if len(every) == 1:
         return f"{every.pop()} documents of each benchmark"
     sizes = []
-    for name in dict.fromkeys(column.benchmark for column in table.columns):
-        rows = [row for row in table.rows if row.benchmark == name]
-        counts = sorted({row.n for row in rows if row.status == "done"})
-        label = rows[0].benchmark_label
-        sizes.append(f"{label} {'–'.join(str(n) for n in counts[:: len(counts) - 1 or 1]) or '–'}")
+    for name, shown in table.shown.items():
+        counts = sorted({r.n for r in table.rows if r.benchmark == name and r.status == "done"})
+        size = "–".join(str(n) for n in counts[:: len(counts) - 1 or 1]) or "–"
+        sizes.append(f"{shown.benchmark_label} {size}")
     return ", ".join(sizes)
 
 
@@ -194,7 +189,7 @@ def failures(table: Table) -> list[str]:
     """One sentence per failed cell: which, and the first line of why."""
     return [
         f"{line.label}, {line.budget} tokens, {row.benchmark_label}: "
-        f"{(row.error.strip().splitlines() or ['no reason given'])[0]}"
+        f"{(row.error.strip() or row.status).splitlines()[0]}"
         for line in table.lines
         for rows in line.rows.values()
         for row in rows
@@ -226,9 +221,12 @@ def comparison_sheet(table: Table) -> Sheet | None:
             lines += _comparison_texts(line, own, columns) if own else []
         if lines:
             sections.append((group.heading, lines))
+    others = published.other_splits(comparisons)
+    over = ", ".join(c.title for c in columns if c.average and c not in others)
     notes = [
-        "Published: AgilePruner (arXiv 2603.01236), results/published; averages recomputed over "
-        "the columns shown, CHAIR aside.",
+        "Published: AgilePruner (arXiv 2603.01236), results/published"
+        + (f"; averages recomputed over {over}." if AVERAGE in columns else "."),
+        *[f"Another split: {sentence}." for sentence in others.values()],
         *[_suspect_note(c) for c in comparisons if c.suspect],
         *[f"Other documents: {sentence}." for sentence in published.other_documents(table)],
     ]
@@ -244,7 +242,11 @@ def _comparison_texts(
         found = own.get(column)
         measured.append(f"{found.measured:.{column.digits}f}" if found else "–")
         printed.append(_published_text(found, column) if found else "–")
-        difference.append(signed(found.difference, column.digits) if found else "–")
+        difference.append(
+            "–"
+            if found is None or found.difference is None
+            else signed(found.difference, column.digits)
+        )
     return [
         [line.label, "measured", *measured],
         ["", "published", *printed],
@@ -253,7 +255,8 @@ def _comparison_texts(
 
 
 def _published_text(found: published.Comparison, column: Column) -> str:
-    return f"{found.published:.{column.digits}f}{'?' if found.suspect else ''}"
+    split = f" {found.split}" if found.split else ""
+    return f"{found.published:.{column.digits}f}{'?' if found.suspect else ''}{split}"
 
 
 def _suspect_note(found: published.Comparison) -> str:

@@ -4,10 +4,10 @@ Two lines answer the same documents, so their scores are compared document by do
 of one image stand or fall together, so images are drawn, not documents. Every line of a benchmark
 is resampled with the same draws. A 95 % interval that contains zero is called a tie.
 
-Scores are per unit (document, MME pair, MMBench question) and higher is better, CHAIR's included
-(1: no hallucinated object). For POPE and MME their mean is an accuracy, not the printed F1 or
-points, and the average built on them differs slightly from the printed one. Intervals are not
-corrected for the number of comparisons.
+Scores are per unit (a document, a pair, a question with its rotations) and higher is better, for
+hallucination too (1: no hallucinated object). Where a benchmark prints an F1 or points, their mean
+is an accuracy, and the average built on them differs slightly from the printed one. Intervals are
+not corrected for the number of comparisons.
 """
 
 import zlib
@@ -31,7 +31,8 @@ class Difference:
 
     Attributes:
         benchmark: config name, or ``average`` for the relative average.
-        difference, low, high: points (scores x 100) or points of the relative average.
+        difference, low, high: points (scores x ``Row.unit_points``) or points of the relative
+            average.
         verdict: ``better``, ``worse`` or ``tie``.
         units: scores compared. images: clusters drawn.
     """
@@ -151,8 +152,7 @@ def _sample(table: Table, benchmark: str) -> Resampled | None:
         scores.append(own[0])
     if clusters is None or not clusters:
         return None
-    points = np.stack(scores)
-    points = points * 100 if points.max() <= 1 else points
+    points = np.stack(scores) * table.shown[benchmark].unit_points
     means, draws = resample(points, clusters, zlib.crc32(f"{SEED} {benchmark}".encode()))
     return Resampled(lines, means, draws, len(clusters), len(set(clusters)))
 
@@ -236,8 +236,8 @@ def difference_sheet(table: Table, found: Sequence[Difference]) -> Sheet | None:
     notes = [
         f"95 % intervals: paired bootstrap over images ({DRAWS} draws), not corrected for the "
         "number of comparisons; tie: the interval contains zero. Computed from scores per "
-        "document (for POPE and MME accuracy), so the difference is not exactly that of the "
-        "printed averages. Per benchmark: differences.csv.",
+        "document (accuracy where the column prints an F1 or points), so the difference is not "
+        "exactly that of the printed averages. Per benchmark: differences.csv.",
     ]
     title = f"{table.name}: differences to the best strategy per budget"
     return Sheet(title, head, sections, notes)

@@ -14,7 +14,7 @@ from typing import Any
 from agilepruner.report import published
 from agilepruner.report.dashboard import page
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
-from agilepruner.report.lines import CHAIR, Column, Line, Table, build_tables
+from agilepruner.report.lines import Line, Table, build_tables
 from agilepruner.report.sheets import (
     Sheet,
     comparison_sheet,
@@ -40,6 +40,7 @@ CELL_COLUMNS = (
         "published",
         "published_as_printed",
         "published_suspect",
+        "published_split",
         "measured_minus_published",
     ),
     *(f"kept_{key}" for key in KEPT),
@@ -135,15 +136,10 @@ def cells_csv(tables: Sequence[Table]) -> str:
     )
 
 
-def _headline(table: Table, row: Row) -> Column:
-    """The column of a row's headline metric."""
-    found = [c for c in table.columns if c.benchmark == row.benchmark]
-    return found[0] if found else CHAIR[0]
-
-
 def _cell_record(table: Table, line: Line, row: Row) -> dict[str, Any]:
     done = row.status == "done"
-    base = table.base(_headline(table, row))
+    headline = table.first(row.benchmark)
+    base = table.base(headline) if headline else None
     relative = 100 * row.value / base if done and row.value is not None and base else None
     return {
         **_identity(row),
@@ -183,12 +179,14 @@ def _identity(row: Row) -> dict[str, Any]:
 def _published(table: Table, line: Line, row: Row) -> dict[str, Any]:
     """The (first) published number of a row's benchmark, where there is one."""
     for number in published.of_line(table, line, row.benchmark)[:1]:
-        value = published.measured(row, number.metric)
+        other = published.other_split(row)
+        value = None if other else published.measured(row, number.metric)
         return {
             "published_metric": number.metric,
             "published": number.value,
             "published_as_printed": number.printed,
             "published_suspect": number.suspect,
+            "published_split": other,
             "measured_minus_published": None if value is None else value - number.value,
         }
     return {}

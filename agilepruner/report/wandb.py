@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import UserError
-from agilepruner.report.lines import CHAIR, build_tables
+from agilepruner.report.lines import build_tables, columns_of
 from agilepruner.runner.rows import Row, write_atomically
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline")
-CHAIR_NAMES = ("chair_s", "chair_i", "recall", "length")
 
 
 def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory: Path) -> int:
@@ -124,19 +123,17 @@ def _relatives(rows: list[Row]) -> dict[str, float]:
         for column in table.averaged:
             base = table.base(column)
             for row in table.rows:
-                if row.benchmark == column.benchmark and base and row.value is not None:
-                    found[row.id] = 100 * row.value / base
+                value = column.value(row) if row.benchmark == column.benchmark else None
+                if base and value is not None:
+                    found[row.id] = 100 * value / base
     return found
 
 
 def _scalars(row: Row, relative: float | None) -> dict[str, float]:
-    """Accuracy or hallucination, every metric, FLOPs, kept tokens, complexity."""
+    """The benchmark's columns, every metric, FLOPs, kept tokens, complexity."""
     values: dict[str, float | None] = {"n": row.n, "failures": row.failures}
-    if row.benchmark == "chair":
-        chair = {name: c.value(row) for name, c in zip(CHAIR_NAMES, CHAIR)}
-        values |= {f"hallucination/{name}": value for name, value in chair.items()}
-    else:
-        values |= {"accuracy": row.value, "relative_to_vanilla_percent": relative}
+    values |= {column.log: column.value(row) for column in columns_of(row)}
+    values |= {"relative_to_vanilla_percent": relative}
     values |= {f"metric/{name}": value for name, value in row.metrics.items()}
     values |= {f"flops/{name}": value for name, value in row.flops.items()}
     values |= {f"kept/{name}": value for name, value in row.kept.items()}

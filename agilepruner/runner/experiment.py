@@ -31,7 +31,7 @@ from agilepruner.runner.cells import (
     text_digest,
 )
 from agilepruner.runner.journal import Entry, Journal
-from agilepruner.runner.rows import Row, read_row, write_row
+from agilepruner.runner.rows import SHOWN, Row, describe, read_row, write_row
 from agilepruner.strategies.base import Strategy
 from agilepruner.strategies.decoder.schedule import DecoderStrategy
 from evals.tasks import suite_file
@@ -112,12 +112,15 @@ def plan(config: DictConfig) -> Run:
                 f"Known: {', '.join(settings['protocols'])}."
             )
         protocol = settings["protocols"][data["protocol"]]
-        scoring = scoring_digest({key: protocol[key] for key in SCORING if key in protocol})
+        scoring = scoring_digest(
+            {key: protocol[key] for key in SCORING if key in protocol}
+            | describe(settings, data["protocol"])
+        )
         context = {
             "model": identity,
             "protocol": {
                 "name": data["protocol"],
-                **{key: value for key, value in protocol.items() if key not in SCORING},
+                **{k: v for k, v in protocol.items() if k not in SCORING and k not in SHOWN},
             },
             "suite": suite_identity(data["suite"], benchmark, settings),
             "limit": data["limit"],
@@ -360,6 +363,7 @@ def _scored(run: Run, cell: Cell, benchmark: Any, entries: Mapping[int, Entry]) 
         "value": scores.value,
         "scale": scores.scale,
         "metric": scores.metric,
+        **describe(run.config["benchmark"][cell.benchmark], run.config["protocol"]),
         "higher_is_better": scores.higher_is_better,
         "metrics": scores.metrics,
         "scores": scores.units,
@@ -402,8 +406,9 @@ def _finish(
             audit(cell, entries.values())
     except Exception as error:  # this cell only: the others go on
         log.debug("scoring failed", exc_info=True)
-        write = {"status": "failed", "error": str(error), "failures": len(errors)}
-        log.error("%s at %d on %s failed: %s", row.label, cell.budget, row.benchmark_label, error)
+        why = str(error).strip() or type(error).__name__
+        write = {"status": "failed", "error": why, "failures": len(errors)}
+        log.error("%s at %d on %s failed: %s", row.label, cell.budget, row.benchmark_label, why)
     else:
         documents = [entries[d.index] for d in benchmark.documents]
         audited = measures(documents, cell, adapter)
@@ -463,6 +468,7 @@ def blank_row(run: Run, cell: Cell, full: int, where: dict[str, Any]) -> Row:
         metric=headline["metric"],
         higher_is_better=headline.get("higher_is_better", True),
         scale=float(headline["scale"]),
+        **describe(benchmark, config["protocol"]),
         environment=where,
     )
 

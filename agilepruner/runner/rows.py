@@ -2,11 +2,28 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROW_VERSION = 1
+from agilepruner.errors import UserError, unknown
+
+ROW_VERSION = 2
+
+# What a benchmark's config says of how it is shown, and a row carries; None: must be given.
+SHOWN: dict[str, Any] = {
+    "order": None,
+    "columns": None,
+    "unit_points": None,
+    "published": None,
+    "split": "",
+    "published_split": "",
+    "about": "",
+    "charts": {},
+}
+COLUMN_KEYS = ("title", "metric", "log", "digits", "better", "average")
+BETTER = ("higher", "lower", "neither")
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,14 @@ class Row:
         scoring: digest of how the answers became scores; another one means: replay the journal.
         metric: name of the headline metric, ``value`` its value, ``scale`` its maximum.
         higher_is_better: direction of the headline metric.
+        order: place of the benchmark among the columns of a table.
+        columns: what the table shows of it, see ``describe``.
+        unit_points: points that a score of 1.0 in ``scores`` stands for.
+        published: published metric -> keys of ``metrics`` that add up to it (None: ``value``).
+        split, published_split: which documents these are, and those of the published column where
+            they are others; empty where there is nothing to tell apart.
+        about: a note below every table with these columns.
+        charts: title and text of the section of their charts; empty: with the accuracies.
         metrics: every metric of the benchmark, name -> value.
         n: documents scored. failures: documents whose generation failed.
         kept: visual tokens that entered the language model: min, mean, max, layer_mean.
@@ -60,6 +85,14 @@ class Row:
     metric: str
     higher_is_better: bool
     scale: float
+    order: int
+    columns: list[dict[str, Any]]
+    unit_points: float
+    published: dict[str, list[str] | None]
+    split: str = ""
+    published_split: str = ""
+    about: str = ""
+    charts: dict[str, str] = field(default_factory=dict)
     error: str = ""
     scoring: str = ""
     value: float | None = None
@@ -80,6 +113,32 @@ class Row:
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     version: int = ROW_VERSION
+
+
+def describe(benchmark: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    """The fields of a row that say how its benchmark is shown, from the benchmark's config.
+
+    A column has a ``title``, the ``metric`` it prints (None: the headline value), the name it is
+    logged under, ``digits``, ``better`` (higher, lower or neither) and whether it is part of the
+    ``average``. A protocol's part of the config may say any of ``SHOWN`` differently.
+
+    Raises:
+        UserError: something is missing or not one of the possible values.
+    """
+    said = {**benchmark, **benchmark["protocols"][protocol]}
+    name = benchmark["label"]
+    for key, default in SHOWN.items():
+        if default is None and said.get(key) is None:
+            raise UserError(f"The config of benchmark '{name}' does not say '{key}'.")
+    for column in said["columns"]:
+        if set(column) != set(COLUMN_KEYS):
+            raise UserError(
+                f"A column of benchmark '{name}' has the keys {', '.join(column)}; "
+                f"it needs exactly {', '.join(COLUMN_KEYS)}."
+            )
+        if column["better"] not in BETTER:
+            raise unknown("value of 'better'", column["better"], BETTER)
+    return {key: said.get(key, default) for key, default in SHOWN.items()}
 
 
 def write_atomically(path: Path, text: str) -> None:
