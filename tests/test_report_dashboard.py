@@ -10,7 +10,7 @@ import pytest
 import synthetic_rows as made
 
 from agilepruner.report import write_report
-from agilepruner.report.dashboard import dashboard_html, style
+from agilepruner.report.dashboard import dashboard_html, styles
 from agilepruner.report.kinds import kinds_sheet, read_kinds, scores_by_kind
 from agilepruner.report.lines import build_tables
 from agilepruner.report.sheets import render_markdown
@@ -47,18 +47,30 @@ def test_nothing_is_fetched():
     assert not re.search(r"<script[^>]+src|<link[^>]+stylesheet|@import|url\(|fetch\(", page)
 
 
-def test_labels_cannot_break_out_of_the_script():
-    label = "</script><script>alert(1)</script>"
+LABELS = {
+    "end": "</script><script>alert(1)</script>",
+    "comment": "<!--<script>",  # a parser that reads this looks for two ends
+    "separators": "a\u2028b\u2029c &amp; \\u003c",
+}
+
+
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+def test_labels_cannot_break_out_of_the_script(label):
     page = dashboard_html([made.row("divprune", 64, "gqa", label=label)], "Table")
-    assert page.count("</script>") == 1
+    script = re.search(r"^const DATA = (.*);$", page, flags=re.MULTILINE).group(1)
+    assert not set(script) & set("<>&\u2028\u2029")
     assert data_of(page)["tables"][0]["lines"][0]["label"] == label
 
 
 def test_every_strategy_has_a_style_of_its_own():
     names = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    styles = [style(name) for name in names]
-    assert len(set(styles)) == len(names)
-    assert style("somebody_elses") == style("somebody_elses")
+    assert len(set(styles([]).values())) == len(names)
+    assert styles(names) == styles([])
+    more = [f"somebody_elses_{i}" for i in range(8)]
+    assert len(set(styles(more).values())) == len(names) + 8
+    assert {styles([name])[name] for name in ("vanilla", "random", "blind")} == {
+        ("#8A8A8A", marker) for marker in ("circle", "square", "cross")
+    }
 
 
 def test_same_rows_give_the_same_page():

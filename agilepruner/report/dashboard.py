@@ -6,7 +6,7 @@ nothing from anywhere: no network, no library, no font.
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,35 @@ from agilepruner.report.statistics import Difference, differences
 from agilepruner.runner.rows import Row
 
 PAGE = Path(__file__).with_name("dashboard.html")
+STRATEGIES = Path(__file__).parents[2] / "configs" / "strategy"
 
 # Okabe and Ito's colours that hold on white and on black; told apart by the colour-blind.
 COLOURS = ("#009E73", "#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00")
-MARKERS = ("circle", "square", "diamond", "triangle", "cross")
+MARKERS = ("circle", "square", "diamond", "triangle", "cross", "wedge", "plus")
 NEUTRAL = "#8A8A8A"
-# A strategy has one colour and marker in every table and chart, whatever else is shown.
-KNOWN = (
-    *("agilepruner", "divprune", "fastervlm", "uniform", "vispruner", "visionzip"),
-    *("cdpruner", "fps", "prumergeplus", "fastv", "pyramiddrop", "sparsevlm"),
-    *("agilepruner_constant", "bat", "prumerge", "pooling", "fastervlm_divprune"),
-    *("agilepruner_entropy", "bat_erank", "vispruner_erank", "fastervlm_divprune_erank"),
-    *(
-        "prumerge_adaptive",
-        "prumergeplus_adaptive",
-        "bat_inverse",
-        "vispruner_inverse",
-        "fastervlm_divprune_inverse",
-    ),
-)
 PLAIN = {VANILLA: "circle", "random": "square", "blind": "cross"}
+# What would end or change the script that the data stands in.
+ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 
-def style(strategy: str) -> tuple[str, str]:
-    """Colour and marker of a strategy: grey for vanilla, random and blind, fixed for the rest."""
-    if strategy in PLAIN:
-        return NEUTRAL, PLAIN[strategy]
-    place = KNOWN.index(strategy) if strategy in KNOWN else zlib.crc32(strategy.encode())
-    return COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)]
+def styles(shown: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each strategy: grey for vanilla, random and blind.
+
+    A strategy with a config has its place among the configs' names, so its style does not depend
+    on what else is shown. Others get a place from their name, moved on where it is taken.
+    """
+    known = sorted({path.stem for path in STRATEGIES.glob("*.yaml")} - set(PLAIN))
+    places = {name: i for i, name in enumerate(known)}
+    count = len(COLOURS) * len(MARKERS)
+    for name in sorted(set(shown) - set(known) - set(PLAIN)):
+        start = zlib.crc32(name.encode())
+        free = (start + i for i in range(count) if (start + i) % count not in places.values())
+        places[name] = next(free, start) % count
+    found = {
+        name: (COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)])
+        for name, place in places.items()
+    }
+    return found | {name: (NEUTRAL, marker) for name, marker in PLAIN.items()}
 
 
 def dashboard_html(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -> str:
@@ -63,12 +64,19 @@ def dashboard_html(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -
 
 def page(tables: Sequence[Table], compared: Sequence[Difference], name: str, kinds: Kinds) -> str:
     """The page from tables and differences that are already there."""
-    data = {"name": name, "tables": [_table(table, compared, kinds) for table in tables]}
-    text = json.dumps(data, ensure_ascii=False, sort_keys=True).replace("</", "<\\/")
+    style = styles(line.strategy for table in tables for line in table.lines)
+    drawn = [_table(table, compared, kinds, style) for table in tables]
+    data = {"name": name, "tables": drawn}
+    text = json.dumps(data, ensure_ascii=False, sort_keys=True).translate(ESCAPES)
     return PAGE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
 
 
-def _table(table: Table, compared: Sequence[Difference], kinds: Kinds) -> dict[str, Any]:
+def _table(
+    table: Table,
+    compared: Sequence[Difference],
+    kinds: Kinds,
+    style: Mapping[str, tuple[str, str]],
+) -> dict[str, Any]:
     columns = [*table.columns, AVERAGE] if table.averaged else table.columns
     position = {id(line): i for i, line in enumerate(table.lines)}
     sheet = main_sheet(table, inline_spread=True)
@@ -78,7 +86,9 @@ def _table(table: Table, compared: Sequence[Difference], kinds: Kinds) -> dict[s
         for i, line in enumerate(group.lines):
             best = [(g, i, c) in bold for c in range(len(columns))]
             title = sheet.sections[g][1][i][0]
-            lines.append({"title": title, **_line(table, line, columns, best)})
+            colour, marker = style[line.strategy]
+            drawn = _line(table, line, columns, best)
+            lines.append({"title": title, "colour": colour, "marker": marker, **drawn})
     return {
         "name": table.name,
         "full": table.full,
@@ -111,12 +121,14 @@ def _table(table: Table, compared: Sequence[Difference], kinds: Kinds) -> dict[s
 
 
 def _column(table: Table, column: Column) -> dict[str, Any]:
+    shown = table.shown.get(column.benchmark)
     return {
         "benchmark": column.benchmark,
         "title": column.title,
         "heading": column.heading,
         "digits": column.digits,
-        "chair": column.benchmark == "chair",
+        "charts": shown.charts if shown else {},
+        "headline": column == table.first(column.benchmark),
         "average": column is AVERAGE,
         "base": 100.0 if column is AVERAGE else table.base(column),
     }
@@ -125,7 +137,6 @@ def _column(table: Table, column: Column) -> dict[str, Any]:
 def _line(
     table: Table, line: Line, columns: Sequence[Column], best: Sequence[bool]
 ) -> dict[str, Any]:
-    colour, marker = style(line.strategy)
     cells = []
     for column, marked in zip(columns, best):
         cell = table.average(line) if column is AVERAGE else line.cell(column)
@@ -145,8 +156,6 @@ def _line(
         "strategy": line.strategy,
         "label": line.label,
         "family": line.family,
-        "colour": colour,
-        "marker": marker,
         "budget": line.budget,
         "kept": line.kept,
         "seeds": line.seeds,
