@@ -17,7 +17,8 @@ from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, rela
 from agilepruner.runner.rows import Row
 
 DIRECTORY = Path(__file__).parents[2] / "results" / "published"
-ABOUT = ("corrections.csv", "tolerances.csv")  # the other files there are tables
+# The other files there are tables.
+ABOUT = ("bold.csv", "corrections.csv", "headings.csv", "tolerances.csv")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Shared:
     split: str
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def read(path: Path) -> list[dict[str, str]]:
+    """The records of a CSV file."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -99,12 +101,12 @@ def load(directory: Path = DIRECTORY) -> tuple[Published, ...]:
         return ()
     fixes = {
         (fix["table"], fix["method"], fix["budget"], fix["benchmark"]): fix
-        for fix in _read(directory / "corrections.csv")
+        for fix in read(directory / "corrections.csv")
     }
     numbers = []
     tables = set(directory.glob("*.csv")) - {directory / name for name in ABOUT}
     for path in sorted(tables):
-        for cell in _read(path):
+        for cell in read(path):
             fix = fixes.get((cell["table"], cell["method"], cell["budget"], cell["column"]))
             certain = fix is not None and fix["confidence"] == "high"
             numbers.append(
@@ -131,7 +133,7 @@ def load(directory: Path = DIRECTORY) -> tuple[Published, ...]:
 def sizes(directory: Path = DIRECTORY) -> dict[str, int]:
     """Benchmark -> documents of the paper's column (LLaVA tables)."""
     path = directory / "tolerances.csv"
-    return {t["benchmark"]: int(t["documents"]) for t in _read(path)} if path.is_file() else {}
+    return {t["benchmark"]: int(t["documents"]) for t in read(path)} if path.is_file() else {}
 
 
 def other_documents(table: Table) -> list[str]:
@@ -155,7 +157,7 @@ def tolerances(directory: Path = DIRECTORY) -> dict[tuple[str, str], float]:
     path = directory / "tolerances.csv"
     if not path.is_file():
         return {}
-    return {(t["benchmark"], t["metric"]): float(t["tolerance"]) for t in _read(path)}
+    return {(t["benchmark"], t["metric"]): float(t["tolerance"]) for t in read(path)}
 
 
 @dataclass(frozen=True)
