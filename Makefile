@@ -13,7 +13,7 @@ override LIMIT := $(if $(LIMIT),limit=$(LIMIT))
 override DRY   := $(if $(DRY_RUN),dry_run=true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table sweep test check doctor speed clean
+.PHONY: help setup reproduce-table sweep test check doctor speed wheel clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,5 +46,8 @@ speed: $(STAMP) ## Measure selection speed and the gain of the grid (ratios in o
 	@$(BIN)/python scripts/benchmark_selection.py
 	@$(BIN)/python scripts/benchmark_sweep.py
 
+wheel: $(STAMP) ## Build the wheel and try it in a new environment and an empty folder
+	@$(BIN)/python scripts/try_wheel.py
+
 clean: ## Remove the environment and caches; results stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

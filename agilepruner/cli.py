@@ -15,14 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agilepruner.errors import UserError, unknown
+from agilepruner.places import CONFIGS, project
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs"
 GROUPS = ("model", "suite", "strategy", "benchmark", "table", "logger")
 
 log = logging.getLogger(__name__)
 
-OmegaConf.register_new_resolver("project", lambda path: str(ROOT / path), replace=True)
+OmegaConf.register_new_resolver("project", project, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")

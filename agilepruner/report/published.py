@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+from agilepruner.places import PUBLISHED
 from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, relative_average
 from agilepruner.runner.rows import Row
 
-DIRECTORY = Path(__file__).parents[2] / "results" / "published"
 # The other files there are tables.
 ABOUT = ("bold.csv", "corrections.csv", "headings.csv", "tolerances.csv")
 
@@ -95,7 +95,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 @cache
-def load(directory: Path = DIRECTORY) -> tuple[Published, ...]:
+def load(directory: Path = PUBLISHED) -> tuple[Published, ...]:
     """Every published number; empty when the project is installed without its results folder."""
     if not directory.is_dir():
         return ()
@@ -130,7 +130,7 @@ def load(directory: Path = DIRECTORY) -> tuple[Published, ...]:
 
 
 @cache
-def sizes(directory: Path = DIRECTORY) -> dict[str, int]:
+def sizes(directory: Path = PUBLISHED) -> dict[str, int]:
     """Benchmark -> documents of the paper's column (LLaVA tables)."""
     path = directory / "tolerances.csv"
     return {t["benchmark"]: int(t["documents"]) for t in read(path)} if path.is_file() else {}
@@ -152,7 +152,7 @@ def other_documents(table: Table) -> list[str]:
 
 
 @cache
-def tolerances(directory: Path = DIRECTORY) -> dict[tuple[str, str], float]:
+def tolerances(directory: Path = PUBLISHED) -> dict[tuple[str, str], float]:
     """(benchmark, metric) -> how far a measured vanilla number may be from the published one."""
     path = directory / "tolerances.csv"
     if not path.is_file():
