@@ -34,7 +34,7 @@ sweep: $(STAMP) ## Any run: make sweep ARGS="strategy=[divprune,fastervlm] budge
 	@$(BIN)/agilepruner $(ARGS)
 
 test: $(STAMP) ## Run the tests (no network, no GPU)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(STAMP) ## Lint, format check and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -3,15 +3,13 @@
 import importlib.metadata
 
 import pytest
-from hydra import compose, initialize_config_dir
+from plans import planned
 
 from agilepruner import doctor, flops, torchvision
-from agilepruner.cli import CONFIGS
 from agilepruner.dry_run import describe
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture
 from agilepruner.models.published import CONFIGS as BY_HAND
-from agilepruner.runner.experiment import plan
 
 # Billions of parameters; TFLOPs of vision and of the unpruned prefill with 60 text tokens
 # (torch's counter on the real shapes gives the same, tests/test_flops.py).
@@ -21,11 +19,6 @@ TABLES = {
     "llava_next_7b": ("7.063", "1.910", "42.611"),
     "qwen2_5_vl_7b": ("8.292", None, None),
 }
-
-
-def planned(*overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return plan(compose("config", list(overrides)))
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -60,8 +53,7 @@ def test_model_configs_say_what_their_checkpoints_are():
         assert model["visual_tokens"] == arch.tokens * model.get("tiles", 1)
 
 
-def test_an_unknown_checkpoint_says_what_to_do(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_an_unknown_checkpoint_says_what_to_do():
     run = planned("table=llava_1_5_7b", "model.load.path=nobody/nothing")
     with pytest.raises(UserError, match=r"config\.json"):
         describe(run)

@@ -1,19 +1,20 @@
 """What an adapter reads from a tower: attention equal to eager, each index on its own patch."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
 from golden_cases import FOLDER
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
+from plans import composed
 from safetensors.torch import load_file
 from transformers import LlamaTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
-from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
 from agilepruner.models.hugging_face import image_processor_for
 from agilepruner.models.llava import LlavaAdapter
@@ -205,9 +206,9 @@ def test_a_question_with_the_placeholder_is_refused():
         model.tokenize("w1 <image> w2")
 
 
+@cache
 def configured(model):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", [f"model={model}", "protocol=paper"])
+    config = composed(f"model={model}", "protocol=paper")
     return OmegaConf.to_container(config, resolve=True)["model"]["load"]["image_processor"]
 
 

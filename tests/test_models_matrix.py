@@ -5,6 +5,7 @@ import tiny_models as tiny
 import torch
 from strategy_configs import ALL, BEFORE_LLM
 
+from agilepruner.errors import UserError
 from agilepruner.models.base import split, stack
 from agilepruner.strategies.base import keep_all
 
@@ -22,9 +23,11 @@ def encoded(request):
 def test_every_strategy_on_every_adapter(encoded, name):
     kind, model, tokens = encoded
     strategy = BEFORE_LLM[name]
-    if set(strategy.needs) - model.provides:
-        pytest.skip("the adapter says that it lacks what this strategy reads")
     budget = BUDGET[kind]
+    if lacking := sorted(set(strategy.needs) - model.provides):
+        with pytest.raises(UserError, match=f"'{lacking[0]}' is needed but was not captured"):
+            strategy(tokens[0], model.tile_budget(budget))
+        return
     visuals = []
     for one in tokens:
         selection = strategy(one, model.tile_budget(budget))

@@ -6,12 +6,11 @@ import pytest
 import tiny_models as tiny
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from hydra import compose, initialize_config_dir
+from plans import planned
 
 from agilepruner import flops
-from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
-from agilepruner.runner.experiment import execute, plan
+from agilepruner.runner.experiment import execute
 from agilepruner.strategies.diversity.cdpruner import CDPruner
 
 MODELS = {
@@ -80,9 +79,7 @@ def run(name, kind, budget, protocol, suite, folder, strategy="agilepruner", mor
         overrides += [f"model.load.image_processor.size.{edge}=112896" for edge in edges]
     tiny.build(kind).save_pretrained(folder / "model")
     tiny.tokenizer().save_pretrained(folder / "model")
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        planned = plan(compose("config", overrides))
-    rows = execute(planned)
+    rows = execute(planned(*overrides))
     assert [row.status for row in rows] == ["done", "done"], rows[0].error
     return rows
 

@@ -7,11 +7,10 @@ from collections import defaultdict
 
 import pytest
 import synthetic_rows as made
+import wandb
 
 from agilepruner.errors import UserError
 from agilepruner.report.wandb import log_rows
-
-wandb = pytest.importorskip("wandb")
 
 
 def read_back(directory):

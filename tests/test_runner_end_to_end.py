@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,11 +9,10 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+import plans
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from agilepruner.cli import CONFIGS
 from agilepruner.models.base import stack
 from agilepruner.runner import experiment
 from agilepruner.runner.grid import Grid
@@ -25,20 +23,7 @@ GRID = ["strategy=[fastervlm,random]", "budget=[64,16]", "benchmark=[pope,mme]",
 
 
 def planned(directory, *overrides):
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        config = compose("config", overrides=[f"results={directory}", *overrides])
-    return experiment.plan(config)
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return experiment.load_model(planned(tmp_path_factory.mktemp("demo")).config["model"])
-
-
-@pytest.fixture
-def loaded_once(monkeypatch, demo):
-    """Runs in this process share one model."""
-    monkeypatch.setattr(experiment, "load_model", lambda _config: demo)
+    return plans.planned(f"results={directory}", *overrides)
 
 
 def journals(directory):
@@ -211,20 +196,19 @@ def start(directory, name):
     )
 
 
-def test_killed_anywhere_it_continues_and_the_table_is_the_same(tmp_path):
-    """SIGKILL at random moments of the real command; the seed is the clock's, on purpose."""
+def test_killed_anywhere_it_continues_and_the_table_is_the_same(tmp_path, chance):
+    """SIGKILL at random moments of the real command; --seed repeats the moments."""
     whole = start(tmp_path, "whole")
     expected, errors = whole.communicate(timeout=600)
     assert whole.returncode == 0, errors
-    moments = random.Random(time.time_ns())
     total = sum(map(len, journals(tmp_path).values()))
     for _ in range(3):
         process = start(tmp_path / "killed", "whole")
-        enough = moments.randrange(total)
+        enough = chance.randrange(total)
         while process.poll() is None:
             time.sleep(0.01)
             if sum(map(len, _whole_lines(tmp_path / "killed"))) >= enough:
-                time.sleep(moments.random() * 0.3)
+                time.sleep(chance.random() * 0.3)
                 process.send_signal(signal.SIGKILL)
                 break
         process.wait()

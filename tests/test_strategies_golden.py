@@ -57,10 +57,9 @@ def test_agilepruner(case):
         assert torch.equal(selection.indices, expected)
 
 
-@cases("agilepruner")
+@cases("agilepruner", where=lambda case: "scalars" in case and "cast" not in case["params"])
 def test_effective_rank_is_the_released_one(case):
-    if "cast" in case["params"] or "scalars" not in case:
-        pytest.skip("half precision: the released code has no scalar of its own here")
+    """In half precision the released code has no scalar of its own."""
     features = inputs(case)["features"]
     kept = features[indices(outputs(case)["mask"])[0]]
     scalars = case["scalars"]
@@ -87,12 +86,14 @@ def vispruner(case):
 
 @cases("vispruner")
 def test_vispruner(case):
-    """Exact where the vectors were made: the last bit of a sum or the order of ties changes it."""
+    """Exact on CPUs like the one that made the vectors: last bits of sums decide its near-ties."""
     selection = vispruner(case)(visual_tokens(**inputs(case)), case["params"]["visual_token_num"])
     expected = indices(outputs(case)["mask"])
+    assert selection.indices.shape == expected.shape
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         assert torch.equal(selection.indices, expected)
-    assert selection.indices.shape == expected.shape
+    for kept, official in zip(selection.indices.tolist(), expected.tolist()):
+        assert len(set(kept) & set(official)) >= 0.9 * len(official)
 
 
 @cases("vispruner", fails=True)

@@ -19,12 +19,7 @@ cases = given(
     grid=st.tuples(st.integers(1, 8), st.integers(1, 8)),
     budget=st.integers(1, 70),
 )
-few = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.filter_too_much],
-)
+few = settings(max_examples=25, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def output(selection, n):

@@ -1,0 +1,72 @@
+"""What all tests share: one thread, no network, one seed that repeats a failure, the demo model."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a core per worker (pytest -n); before anything loads torch
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything loads huggingface_hub
+
+import random
+import sys
+import time
+import zlib
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("tests", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, help="repeat a run: the seed that a failed run printed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """One seed for hypothesis, for `chance` and for unseeded generators; workers get it too."""
+    if config.option.seed is None:
+        config.option.seed = time.time_ns() % 10**6
+    config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.option.seed)
+
+
+def seed_of(item):
+    """A seed for one test: the run's seed and the test's name decide it, the order does not."""
+    return zlib.crc32(f"{item.config.option.seed} {item.nodeid}".encode())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    random.seed(seed_of(item))
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed_of(item))
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed_of(item))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"seed {config.option.seed}: repeat with --seed")
+
+
+@pytest.fixture
+def chance(request):
+    """Random choices of a test that the run's seed repeats."""
+    return random.Random(seed_of(request.node))
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo model, loaded once."""
+    from plans import planned
+
+    from agilepruner.runner import experiment
+
+    return experiment.load_model(planned().config["model"])
+
+
+@pytest.fixture
+def loaded_once(monkeypatch, demo):
+    """Runs in this process share one demo model."""
+    from agilepruner.runner import experiment
+
+    monkeypatch.setattr(experiment, "load_model", lambda _config: demo)
