@@ -4,8 +4,9 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from agilepruner.errors import UserError, unknown
 from agilepruner.places import CONFIGS, project
+from agilepruner.streams import sturdy_streams
 
 GROUPS = ("model", "suite", "strategy", "benchmark", "table", "logger")
+
+NOISY = (
+    *("httpx", "httpx2", "httpcore", "urllib3", "fsspec", "filelock", "huggingface_hub"),
+    *("datasets", "transformers", "lmms-eval", "numexpr"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,79 +38,161 @@ def run(config: DictConfig) -> None:
         _run(config)
     except UserError as error:
         _stop(str(error), 2)
-    except CellsFailed as error:
+    except NotFinished as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             _stop(str(error), 1)
         log.error("%s", error)
         _failed_jobs.append(error)
 
 
-_failed_jobs: list["CellsFailed"] = []
+_failed_jobs: list["NotFinished"] = []
+
+
+class NotFinished(Exception):
+    """Some cells have no score, or something could not be stored; exit status 1."""
 
 
 def _run(config: DictConfig) -> None:
-    from agilepruner.runner.experiment import execute, plan
+    from agilepruner.runner.plan import identify, plan
+    from agilepruner.runner.run import execute
 
     planned = plan(config)
     if planned.config["dry_run"]:
         from agilepruner.dry_run import describe
 
-        print(describe(planned))
+        _show(describe(planned))
         return
-    rows = execute(planned)
-    from agilepruner.report.kinds import read_kinds
-    from agilepruner.report.table import write_report
+    planned = identify(planned)
+    outcome = execute(planned)
+    problems = [outcome.problem] if outcome.problem else []
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes one prints
+        shown = outcome.rows
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            shown = _with_earlier(planned, outcome.rows)
+        problems += _report(shown, planned.directory, planned.config["name"])
+        _log(planned, outcome.rows)
+    failed = [row for row in outcome.rows if row.status != "done"]
+    if failed:
+        cells = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
+        problems.append(
+            f"{len(failed)} of {len(planned.cells)} cells failed ({cells}): {failed[0].error}. "
+            "Mend the cause and run the same command: it tries the failed documents again and no "
+            "others."
+        )
+    if problems:
+        raise NotFinished(" ".join(problems))
 
-    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    shown = _with_earlier(planned, rows) if sweeping else rows
-    kinds = read_kinds(Path(planned.config["suite"]["directory"] or "") / "scenes.csv")
-    print(write_report(shown, planned.directory, planned.config["name"], kinds=kinds))
+
+def _report(rows: list[Any], directory: Path, name: str) -> list[str]:
+    """Print and write a report; what could not be written."""
+    from agilepruner.report.kinds import kinds_of
+    from agilepruner.report.table import make_report
+    from agilepruner.runner.claims import Claims
+
+    report = make_report(rows, name, kinds_of(rows))
+    _show(report.text)
+    try:
+        with Claims(directory) as claims:
+            claims.take("report", wait=True)
+            report.write(directory)
+    except (OSError, UserError) as error:
+        return [f"The report could not be written to {directory}: {error}."]
+    return []
+
+
+def _log(planned: Any, rows: list[Any]) -> None:
     settings = planned.config["logger"]
     if settings["kind"] == "wandb":
         from agilepruner.report.wandb import log_rows
 
         log_rows(rows, settings["project"], settings["group"], settings["mode"], planned.directory)
-    failed = [row for row in rows if row.status != "done"]
-    if failed:
-        cells = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
-        raise CellsFailed(
-            f"{len(failed)} of {len(rows)} cells failed ({cells}): {failed[0].error} "
-            "Their documents are tried again when you run the same command."
-        )
 
 
-class CellsFailed(Exception):
-    """Some cells have no score; exit status 1."""
-
-
-def _with_earlier(planned, rows):
+def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:
     """A sweep's jobs fill one table: this job's rows and the finished ones beside them."""
-    from agilepruner.runner.rows import read_row
+    from agilepruner.runner.run import rows_in
 
     known = {row.id: row for row in rows}
-    for path in sorted((planned.directory / "cells").glob("*/row.json")):
-        row = read_row(path)
-        if row is not None and (row.model, row.suite, row.protocol) == (
-            planned.config["model"]["name"],
-            planned.config["suite"]["name"],
-            planned.config["protocol"],
-        ):
+    own = {_kind(row) for row in rows}
+    for row in rows_in(planned.directory):
+        if _kind(row) in own:
             known.setdefault(row.id, row)
     return list(known.values())
 
 
+def _kind(row: Any) -> tuple:
+    return row.model, row.suite, row.protocol, row.identity.get("limit")
+
+
+def _show(text: str) -> None:
+    """Print a result; a closed or full stdout is said on stderr and costs nothing else."""
+    try:
+        print(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        log.error("the result could not be printed (%s); it is in the results directory", error)
+
+
+# --- commands that need no config ---
+
+
+def _from_disk(command: str, words: list[str]) -> int:
+    """``agilepruner score NAME...`` and ``agilepruner report NAME... [results=DIR]``."""
+    from agilepruner.runner.run import rescore, rows_in
+
+    names = [word for word in words if "=" not in word]
+    settings = dict(word.split("=", 1) for word in words if "=" in word)
+    root = Path(settings.pop("results", "results"))
+    if not names or settings:
+        raise UserError(f"agilepruner {command} NAME... [results=DIR]: names of earlier runs.")
+    rows: list[Any] = []
+    for name in names:
+        directory = root / name
+        if not (directory / "cells").is_dir():
+            have = sorted(path.parent.name for path in root.glob("*/cells"))
+            raise unknown("run", name, have) if have else UserError(f"{root} holds no runs.")
+        rows += rescore(directory) if command == "score" else rows_in(directory)
+    joined = "+".join(names)
+    problems = _report(rows, root / joined, joined)
+    if problems:
+        _stop(" ".join(problems), 1)
+    return 0
+
+
+def _doctor(_words: list[str]) -> int:
+    from agilepruner.doctor import main as examine
+
+    return examine()
+
+
+def _audit(_words: list[str]) -> int:
+    from agilepruner.report.audit import main as audit
+
+    return audit() or 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "doctor": _doctor,
+    "audit-paper": _audit,
+    "score": lambda words: _from_disk("score", words),
+    "report": lambda words: _from_disk("report", words),
+}
+
+
 def main() -> None:
     """Entry point: exit status 2 for what the user must fix, 1 for failed cells."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "datasets", "transformers", "lmms-eval", "urllib3"):
+    sturdy_streams()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if sys.argv[1:] == ["doctor"]:
-        from agilepruner.doctor import main as examine
-
-        sys.exit(examine())
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
     try:
+        if command is not None:
+            sys.exit(command(sys.argv[2:]))
         run()
+    except UserError as error:
+        _stop(str(error), 2)
     except (
         MissingConfigException,
         ConfigCompositionException,

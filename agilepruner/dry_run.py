@@ -16,9 +16,8 @@ from typing import Any
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture, document_flops, selection_flops
 from agilepruner.models.published import config_of, on_meta
-from agilepruner.runner.cells import Cell
-from agilepruner.runner.experiment import Run
-from agilepruner.strategies.decoder.schedule import DecoderStrategy
+from agilepruner.runner.plan import Cell, Run, identify
+from agilepruner.runner.run import row_of
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +81,10 @@ def describe(run: Run) -> str:
             f"No config for '{path}': {str(error).splitlines()[0]} Give a directory with a "
             "config.json, or log in to the hub (`hf auth login`)."
         ) from None
+    try:
+        run = identify(run, fetch=False)  # to say which cells are done
+    except UserError as error:
+        log.debug("nothing is here yet: %s", error)
     dtype = getattr(torch, model["load"]["dtype"])
     built = on_meta(config, dtype)
     size = Size(
@@ -146,7 +149,7 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
                 *(f"{parts[name] / 1e12:.3f}" for name in names),
                 f"{100 * parts['total'] / whole[cell.benchmark]:.1f} %",
                 f"{memory / 2**30:.1f}",
-                "yes" if run.row(cell) else "",
+                "yes" if _done(run, cell) else "",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -157,17 +160,17 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
     yield f"All documents of all cells: {everything / 1e15:,.0f} PFLOPs."
 
 
+def _done(run: Run, cell: Cell) -> bool:
+    return bool(cell.identity) and row_of(run, cell) is not None
+
+
 def visual_per_layer(cell: Cell, layers: int, model: Mapping[str, Any]) -> list[int]:
     """Visual tokens that each decoder layer will see, for a nominal image."""
-    strategy, full = cell.strategy, model["visual_tokens"]
-    if isinstance(strategy, DecoderStrategy):
-        seen = [full] * layers
-        for stage in strategy.plan(layers, full, cell.budget):
-            seen[stage.layer :] = [stage.visual] * (layers - stage.layer)
-        return seen
-    if not strategy.budgeted:
-        return [full] * layers
-    return [min(cell.budget, full) + strategy.extra * model.get("tiles", 1)] * layers
+    strategy, full, tiles = cell.strategy, model["visual_tokens"], model.get("tiles", 1)
+    if strategy.inside:
+        return strategy.promise(full, cell.budget, layers) or [full] * layers
+    each = strategy.promise(full // tiles, cell.budget // tiles, layers)
+    return [full] * layers if each is None else [tiles * count for count in each]
 
 
 def source(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:

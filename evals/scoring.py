@@ -15,8 +15,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from evals.chair import language_data
-from evals.tasks import Benchmark, Document, quiet, resolve, unit_of
+from evals.chair import language_data, note
+from evals.lmms import contained
+from evals.tasks import Benchmark, Document, resolve, unit_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Scores:
 def score(
     benchmark: Benchmark,
     answers: Mapping[int, str],
-    exact_words: bool,
     folder: Path | None = None,
 ) -> Scores:
     """Score ``answers`` (document index -> text), which must cover every document.
@@ -55,12 +55,11 @@ def score(
     Args:
         benchmark: the loaded benchmark.
         answers: one answer per document; an empty string is an answer, a missing one is not.
-        exact_words: the suite's captions use a closed vocabulary (CHAIR's stand-in is exact).
         folder: where metrics leave files (details, submissions for a server); None drops them.
 
     Raises:
-        ValueError: a document has no answer, or the headline metric cannot be computed.
-        UserError: CHAIR's language data is missing.
+        ValueError: a document has no answer, one cannot be scored (which, and why), or the headline
+            metric cannot be computed.
     """
     holes = [d.index for d in benchmark.documents if d.index not in answers]
     if holes:
@@ -69,17 +68,22 @@ def score(
     headline = benchmark.protocol["headline"]
     parts = headline["sum"] if "sum" in headline else [headline["metric"]]
     counted: list[int] = []  # a headline may be of some documents only (MME's perception)
+    process = type(task).process_results.__wrapped__  # without its five attempts
     items: dict[str, list[Any]] = defaultdict(list)
     per_unit: dict[Any, list[tuple[dict[str, Any], Document]]] = defaultdict(list)
     needs_words = benchmark.config.get("needs_language_data", False)
-    words = language_data(allow_stand_in=exact_words) if needs_words else nullcontext("")
-    with words as source, quiet():
-        if source == "stand-in":
-            notes.append("CHAIR words by the built-in stand-in for NLTK data")
+    words = language_data() if needs_words else nullcontext("")
+    with contained(), words as source:
+        if said := note(source):
+            notes.append(said)
         for document in benchmark.documents:
             record = benchmark.record(document.index)
             unit = unit_of(record, benchmark.config.get("unit"), document.index)
-            result = type(task).process_results.__wrapped__(task, record, [answers[document.index]])
+            try:
+                result = process(task, record, [answers[document.index]])
+            except Exception as error:
+                cause = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise ValueError(f"document {document.index} cannot be scored: {cause}") from error
             if any(part in result for part in parts):
                 counted.append(document.index)
                 per_unit[unit].append((result, document))
@@ -100,7 +104,7 @@ def score(
         raise ValueError(f"no score: lmms-eval gave no finite value for {', '.join(parts)}")
     scale = float(headline["scale"])
     if "scale_per" in headline:
-        column = task.dataset_no_image[benchmark.split][headline["scale_per"]]
+        column = benchmark.split.columns[headline["scale_per"]]
         scale *= len({column[index] for index in counted})
     return Scores(
         metric=headline["metric"],

@@ -1,28 +1,25 @@
-"""lmms-eval task objects over any suite, and their documents.
+"""lmms-eval tasks over any suite, and their documents.
 
 The task code (prompts, answer parsing, aggregation) is lmms-eval's own, taken from the YAML files
 it ships; a benchmark config says which file, which metric is the headline, and what to override.
+Documents come from ``evals.documents``; one that cannot be rendered fails alone.
 """
 
-import contextlib
 import copy
-import hashlib
 import importlib
-import logging
-import os
-import sys
-import warnings
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from agilepruner.errors import UserError
-from agilepruner.torchvision import hide_if_broken
-
-log = logging.getLogger(__name__)
+from evals.documents import Split
+from evals.lmms import contained, import_lmms_eval, quiet
+from evals.sources import Source
 
 
 @dataclass(frozen=True)
@@ -32,16 +29,14 @@ class Document:
     Attributes:
         index: position in the task's split: the document's identity in a journal.
         question: the prompt text that lmms-eval's task renders.
-        image_key: equal for documents that show the same image.
-        max_new_tokens: the task's limit, None where it sets none.
-        stop: the answer ends before the first of these strings.
+        image_key: equal for documents that show the same image: a hash of its bytes.
+        error: why it cannot be asked; empty for all but odd documents.
     """
 
     index: int
     question: str
     image_key: str
-    max_new_tokens: int | None
-    stop: tuple[str, ...]
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,58 +45,54 @@ class Benchmark:
 
     Attributes:
         name: config name. config: the benchmark config. protocol: the protocol's part of it.
-        task: lmms-eval's ``ConfigurableTask``. split: the split that is scored.
+        task: lmms-eval's task. split: its documents.
         documents: in split order, after the limit.
+        max_new_tokens: the task's limit, None where it sets none.
+        stop: an answer ends before the first of these strings.
     """
 
     name: str
     config: Mapping[str, Any]
     protocol: Mapping[str, Any]
     task: Any
-    split: str
+    split: Split
     documents: list[Document]
+    max_new_tokens: int | None
+    stop: tuple[str, ...]
 
-    def image(self, document: Document) -> Image.Image:
-        """Decode the document's image through the task's own ``doc_to_visual``."""
-        visuals = self.task.doc_to_visual(self.task.dataset[self.split][document.index])
+    def image(self, document: Document) -> tuple[Image.Image, str]:
+        """The document's image through the task's own ``doc_to_visual``, and a note when damaged.
+
+        Raises:
+            Exception: whatever is wrong with it.
+        """
+        record, note = self.split.document(document.index)
+        visuals = self.task.doc_to_visual(record)
         if len(visuals) != 1:
             raise ValueError(f"document {document.index} shows {len(visuals)} images, expected 1")
-        return visuals[0]
+        return visuals[0], note
 
     def record(self, index: int) -> dict[str, Any]:
         """The document's columns without its image, fresh (scorers change them in place)."""
-        return copy.deepcopy(self.task.dataset_no_image[self.split][index])
+        return self.split.record(index)
 
 
-@contextlib.contextmanager
-def quiet():
-    """lmms-eval prints, draws bars and changes process-wide settings; keep all to itself."""
-    with (
-        warnings.catch_warnings(),
-        open(os.devnull, "w", encoding="utf-8") as sink,
-        contextlib.redirect_stdout(sink),
-        contextlib.redirect_stderr(sink),
-    ):
-        yield
+@cache
+def _task_class() -> type:
+    """lmms-eval's task over columns that are already there: nothing is loaded, no document read."""
+    configurable, _ = import_lmms_eval()
+    from lmms_eval.api.task import TaskConfig
 
+    class ColumnsTask(configurable):  # type: ignore[misc, valid-type]
+        def __init__(self, config: dict[str, Any], columns: Any) -> None:
+            self._config = TaskConfig(**config)
+            self.model_name = None
+            self._prepare_model_specific_config()
+            self._prepare_metric_and_aggregation()
+            self.features = list(columns.features)
+            self._training_docs = self._fewshot_docs = None
 
-def import_lmms_eval() -> tuple[Any, Any]:
-    """lmms-eval's task class and YAML loader, with its import side effects contained."""
-    hide_if_broken()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with quiet():
-        import lmms_eval.api.metrics  # noqa: F401  (registers the aggregation "mean")
-        from lmms_eval.api.task import ConfigurableTask
-        from lmms_eval.utils import load_yaml_config
-    from loguru import logger
-    from tenacity import stop_after_attempt
-
-    logger.remove()
-    logger.add(sys.stderr, level="ERROR")
-    # Failing twice is failing: no five attempts two seconds apart.
-    for method in (ConfigurableTask.download, ConfigurableTask.process_results):
-        method.retry.stop = stop_after_attempt(1)  # type: ignore[attr-defined]
-    return ConfigurableTask, load_yaml_config
+    return ColumnsTask
 
 
 def resolve(path: str) -> Callable[..., Any]:
@@ -126,7 +117,7 @@ def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapp
     import lmms_eval
 
     path = Path(lmms_eval.__file__).parent / "tasks" / chosen["task"]
-    with quiet():
+    with contained(), quiet():
         config = load_yaml_config(str(path), mode="full")
     config.update(copy.deepcopy(dict(chosen.get("overrides", {}))))
     for function in ("process_results", "doc_to_text"):
@@ -139,131 +130,113 @@ def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapp
         entry = known.setdefault(name, {"metric": name, "higher_is_better": True})
         entry["aggregation"] = aggregation if "." not in aggregation else resolve(aggregation)
     config["metric_list"] = list(known.values())
+    config["process_docs"] = None  # GQA's joins images for the whole split; see documents.Split
     return config, chosen
+
+
+def split_name(benchmark: Mapping[str, Any], protocol: str) -> str:
+    """The split that the task scores."""
+    config, _ = task_config(benchmark, protocol)
+    return config.get("test_split") or config["validation_split"]
 
 
 def load(
     name: str,
     benchmark: Mapping[str, Any],
-    suite: Mapping[str, Any],
+    source: Source,
     protocol: str,
     limit: int | None = None,
 ) -> Benchmark:
-    """Build the task over the suite's documents.
+    """Build the task over a source's documents.
 
     Args:
-        name: config name of the benchmark, and of its parquet file in a directory suite.
+        name: config name of the benchmark.
         benchmark: the benchmark config.
-        suite: the suite config; ``kind`` is hub or directory.
+        source: its files.
         protocol: ``lmms`` or ``paper``.
-        limit: keep the first so many units (documents that are scored together: MME's pairs,
-            MMBench's rotations); None keeps all.
+        limit: keep so many units (documents that are scored together: MME's pairs, MMBench's
+            rotations), taken in turn from the strata that the config names; None keeps all.
 
     Raises:
-        UserError: unknown protocol, missing file, or a size that is not the benchmark's.
+        UserError: unknown protocol, or files that are no documents of this benchmark.
     """
-    task_class, _ = import_lmms_eval()
     config, chosen = task_config(benchmark, protocol)
-    split = config.get("test_split") or config["validation_split"]
-    if suite["kind"] == "hub":
-        hub = chosen.get("hub", benchmark["hub"])
-        config.update(dataset_path=hub["path"], dataset_name=hub.get("name"))
-        # lmms-eval asks for a login where public data needs none; one is used when there is one.
-        config["dataset_kwargs"] = {**config.get("dataset_kwargs", {}), "token": None}
-    else:
-        file = suite_file(suite, name)
-        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-        config.update(
-            dataset_path="parquet",
-            dataset_name=None,
-            dataset_kwargs={"data_files": {split: str(file)}},
-        )
-        config["process_docs"] = None
     try:
-        with quiet():
-            task = task_class(config=config)
-            task.build_all_requests()
+        split = Split(source.files, source.images, source.image_of)
+        with contained(), quiet():
+            task = _task_class()(config, split.columns)
     except Exception as error:
-        if suite["kind"] != "hub":
-            raise
-        raise unreachable(benchmark["label"], hub["path"], error) from error
-    total = len(task.dataset[split])
-    if suite["kind"] == "hub" and total != hub["size"]:
+        line = (str(error).strip().splitlines() or ["no message"])[0]
         raise UserError(
-            f"{benchmark['label']}: split '{split}' of {hub['path']} has {total} documents, the "
-            f"benchmark has {hub['size']}. The data set changed; scores would not compare."
-        )
-    keys = image_keys(task.dataset[split], benchmark.get("image_id"))
-    wanted = first_units(task.dataset_no_image[split], benchmark.get("unit"), limit)
-    documents = []
-    for instance in task.instances:
-        question, settings, *_ = instance.args
-        index = instance.doc_id
-        if index in wanted:
-            stop = settings.get("until") or []
-            stop = (stop,) if isinstance(stop, str) else tuple(stop)
-            limit_tokens = settings.get("max_new_tokens")
-            documents.append(Document(index, question, keys[index], limit_tokens, stop))
-    return Benchmark(name, benchmark, chosen, task, split, documents)
+            f"{benchmark['label']}: {source.files[0].name} cannot be loaded "
+            f"({type(error).__name__}: {line}). It needs the columns of the benchmark's data set."
+        ) from error
+    with contained(), quiet():
+        wanted = choose(split.columns, benchmark.get("unit"), benchmark.get("strata"), limit)
+        documents = [_document(task, split, index) for index in wanted]
+    settings = task.config.generation_kwargs or {}
+    stop = settings.get("until") or []
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    tokens = settings.get("max_new_tokens")
+    return Benchmark(name, benchmark, chosen, task, split, documents, tokens, stop)
 
 
-def unreachable(label: str, path: str, error: Exception) -> UserError:
-    """The error for a data set that cannot be loaded from the hub."""
-    last = getattr(error, "last_attempt", None)  # tenacity's RetryError hides the cause
-    cause = last.exception() if last is not None else error
-    return UserError(
-        f"{label}: the data set {path} cannot be loaded ({type(cause).__name__}: "
-        f"{str(cause).splitlines()[0] if str(cause) else 'no message'}). Run `agilepruner doctor`; "
-        "log in with `hf auth login`; or point suite=local at parquet files."
-    )
+def _document(task: Any, split: Split, index: int) -> Document:
+    """Render one document; what is wrong with it is its own."""
+    key = split.image_digest(index) or f"document {index}"
+    record = split.record(index)
+    if "question" in record and absent(record["question"]):
+        return Document(index, "", key, "it has no question")
+    try:
+        question = task.doc_to_text(record)
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Document(index, "", key, f"its prompt cannot be rendered: {cause}")
+    if not isinstance(question, str):
+        kind = type(question).__name__
+        return Document(index, "", key, f"its prompt is no text but {kind}")
+    return Document(index, question, key)
 
 
-def suite_file(suite: Mapping[str, Any], benchmark: str) -> Path:
-    """The parquet file of a benchmark in a directory suite.
-
-    Raises:
-        UserError: there is no such directory or file; says what there is.
-    """
-    directory = Path(suite["directory"])
-    if suite["directory"] == "???" or not directory.is_dir():
-        raise UserError(
-            f"The suite directory {directory} does not exist. Set suite.directory=..., or build "
-            "one with scripts/build_suite.py."
-        )
-    file = directory / f"{benchmark}.parquet"
-    if not file.exists():
-        have = sorted(path.stem for path in directory.glob("*.parquet"))
-        raise UserError(
-            f"Suite '{suite['name']}' has no documents for '{benchmark}' ({file} does not exist). "
-            f"It has: {', '.join(have) or 'nothing'}."
-        )
-    return file
+def absent(value: Any) -> bool:
+    """Whether a column holds nothing: None or NaN."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def image_keys(dataset: Any, image_id: str | None) -> list[str]:
-    """One key per document, equal for equal images: a column's value, or a hash of the file."""
-    if image_id is not None and image_id in dataset.column_names:
-        return [str(value) for value in dataset[image_id]]
-    from datasets import Image as ImageFeature
-
-    raw = dataset.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
-    return [hashlib.sha256(row["image"]["bytes"]).hexdigest()[:24] for row in raw]
-
-
-def unit_of(record: Mapping[str, Any], unit: str | None, index: int) -> Any:
-    """What is scored together: a column's value, MMBench's question, or the document itself."""
+def unit_of(record: Mapping[str, Any], unit: Mapping[str, Any] | None, index: int) -> Any:
+    """What is scored together: a column's value (modulo a number), or the document itself."""
     if unit is None:
         return index
-    return record["index"] % 1_000_000 if unit == "mmbench" else record[unit]
+    value = record[unit["column"]]
+    return value % unit["modulo"] if "modulo" in unit else value
 
 
-def first_units(dataset: Any, unit: str | None, limit: int | None) -> set[int]:
-    """Indices of the documents of the first ``limit`` units."""
+def choose(
+    columns: Any, unit: Mapping[str, Any] | None, strata: str | None, limit: int | None
+) -> list[int]:
+    """Indices of the documents of ``limit`` units, in order, taken in turn from the strata.
+
+    A stratum is a value of the column ``strata`` (a subtask, a category): the first unit of each,
+    then the second of each, and so on. Without one the first units.
+    """
     if limit is None:
-        return set(range(len(dataset)))
-    if unit is None:
-        return set(range(min(limit, len(dataset))))
-    column = dataset["index" if unit == "mmbench" else unit]
-    units = [unit_of({"index": v} if unit == "mmbench" else {unit: v}, unit, 0) for v in column]
-    chosen = set(list(dict.fromkeys(units))[:limit])
-    return {i for i, value in enumerate(units) if value in chosen}
+        return list(range(len(columns)))
+    if unit is None and strata is None:
+        return list(range(min(limit, len(columns))))
+    values = columns[unit["column"]] if unit else range(len(columns))
+    units = [unit_of({unit["column"]: v}, unit, 0) if unit else v for v in values]
+    groups = columns[strata] if strata in columns.column_names else [None] * len(units)
+    queues: dict[Any, dict[Any, None]] = {}
+    for value, group in zip(units, groups):
+        queues.setdefault(group, {}).setdefault(value)
+    turns = sorted(
+        ((turn, g, value) for g, queue in enumerate(queues.values())
+         for turn, value in enumerate(queue)),
+        key=lambda item: item[:2],
+    )  # fmt: skip
+    chosen: set[Any] = set()
+    for _, _, value in turns:
+        if len(chosen) >= limit:
+            break
+        chosen.add(value)
+    return [i for i, value in enumerate(units) if value in chosen]

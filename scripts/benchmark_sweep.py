@@ -11,15 +11,18 @@ import argparse
 import platform
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from tabulate import tabulate
 
 from agilepruner.cli import CONFIGS
-from agilepruner.runner.experiment import load_model, plan
-from agilepruner.runner.grid import Grid
+from agilepruner.runner.answer import Answering, Settings
 from agilepruner.runner.journal import Journal
+from agilepruner.runner.plan import identify, plan
+from agilepruner.runner.run import load_model
+from agilepruner.runner.score import header
 
 STRATEGIES = "[vanilla,random,uniform,fastervlm,divprune,agilepruner]"
 BENCHMARKS = ("vqav2", "pope", "mmbench_en", "chair")
@@ -39,23 +42,27 @@ def main() -> None:
     overrides = [f"strategy={STRATEGIES}", "budget=[128,64,32]", f"limit={args.limit}"]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("config", [*overrides, f"benchmark=[{','.join(BENCHMARKS)}]"])
-    run = plan(config)
+    run = identify(plan(config))
     adapter = load_model(run.config["model"])
     lines, totals = [], [0.0, 0.0]
     for name in BENCHMARKS:
         settings = run.config["benchmark"][name]
-        benchmark = tasks.load(name, settings, run.config["suite"], "lmms", args.limit)
+        benchmark = tasks.load(name, settings, run.sources[name], "lmms", args.limit)
         cells = [cell for cell in run.cells if cell.benchmark == name]
 
         def answer(some, benchmark=benchmark):
             with tempfile.TemporaryDirectory() as folder:
-                journals = {cell.id: Journal(Path(folder) / cell.folder) for cell in some}
+                journals = {c.id: Journal(Path(folder) / c.folder, c.id) for c in some}
                 cap = run.config["model"]["max_new_tokens"]
-                grid = Grid(adapter, benchmark, some, journals, workers=2, most_new_tokens=cap)
+                settings = Settings(workers=2, most_new_tokens=cap)
+                head = partial(header, run.config, adapter=adapter)
+                answering = Answering(adapter, benchmark, some, journals, settings, head)
                 started = time.perf_counter()
-                grid.run()
+                for share in answering.shares():
+                    answering.answer(share)
+                answering.close()
                 spent = time.perf_counter() - started
-                entries = {i: journal.read() for i, journal in journals.items()}
+                entries = {i: dict(journal.entries) for i, journal in journals.items()}
             return spent, {i: {d: e.answer for d, e in es.items()} for i, es in entries.items()}
 
         answer(cells[:1])  # warm up

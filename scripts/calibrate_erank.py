@@ -16,8 +16,9 @@ from omegaconf import DictConfig
 
 from agilepruner.cli import CONFIGS
 from agilepruner.complexity import effective_rank
-from agilepruner.runner.experiment import load_model, plan
-from agilepruner.runner.grid import chunks
+from agilepruner.runner.answer import chunks
+from agilepruner.runner.plan import identify, plan
+from agilepruner.runner.run import load_model
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
@@ -35,9 +36,10 @@ def main(config: DictConfig) -> None:
         images = [scene.image for scene in made if not scene.destroyed][:count]
     else:
         name, settings = next(iter(run.config["benchmark"].items()))
-        benchmark = tasks.load(name, settings, run.config["suite"], run.config["protocol"], count)
+        source = identify(run).sources[name]
+        benchmark = tasks.load(name, settings, source, run.config["protocol"], count)
         unique = {document.image_key: document for document in benchmark.documents}
-        images = [benchmark.image(document) for document in unique.values()]
+        images = [benchmark.image(document)[0] for document in unique.values()]
     adapter = load_model(run.config["model"])
     ranks = torch.cat(
         [

@@ -3,7 +3,7 @@
 from hydra import compose, initialize_config_dir
 
 from agilepruner.cli import CONFIGS
-from agilepruner.runner.experiment import plan
+from agilepruner.runner.plan import plan
 
 
 def composed(*overrides):

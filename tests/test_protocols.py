@@ -18,7 +18,7 @@ from PIL import Image
 
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
-from agilepruner.runner.experiment import plan
+from agilepruner.runner.plan import plan
 from evals import tasks
 from evals.metrics import ai2d
 from evals.scoring import score

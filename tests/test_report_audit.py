@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from agilepruner.report.audit import audit, audit_text
-from agilepruner.report.published import DIRECTORY
+from agilepruner.places import PUBLISHED
 
 
-def findings(directory=DIRECTORY, **wanted):
+def findings(directory=PUBLISHED, **wanted):
     return [f for f in audit(directory) if all(getattr(f, k) == v for k, v in wanted.items())]
 
 
@@ -50,7 +50,7 @@ def test_bold_that_is_best_is_no_finding():
 def test_a_changed_digit_is_found(tmp_path, column):
     """13B, PDrop at 128: 98.4 follows from its cells until one of the numbers is another."""
     copy = tmp_path / "published"
-    shutil.copytree(DIRECTORY, copy)
+    shutil.copytree(PUBLISHED, copy)
     where = "PDrop, 128 tokens"
     path = copy / "llava_1_5_13b.csv"
     assert findings(copy, kind="average", where=where) == []

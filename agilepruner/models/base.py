@@ -6,7 +6,7 @@ family (tiles, newline tokens, M-RoPE) lives in its adapter and nowhere else.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -46,12 +46,14 @@ class Generation:
         new_tokens: generated tokens, the end token included.
         prefill: tokens in the KV cache of each decoder layer after prefill, as measured.
         visual: visual tokens among them, per layer.
+        problem: why the text cannot be believed; empty for a sound answer.
     """
 
     text: str
     new_tokens: int
     prefill: tuple[int, ...]
     visual: tuple[int, ...]
+    problem: str = ""
 
 
 class Adapter(ABC):
@@ -63,6 +65,7 @@ class Adapter(ABC):
         config: the Hugging Face config, for FLOPs.
         environment: dtype, device and attention implementation, for the rows.
         exact_budget: a plain selection puts exactly the budget into the language model.
+        context: tokens that the language model can attend to; None: not known.
     """
 
     provides: frozenset[str]
@@ -70,6 +73,7 @@ class Adapter(ABC):
     config: Any
     environment: dict[str, Any]
     exact_budget: bool = True
+    context: int | None = None
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
@@ -129,10 +133,17 @@ class Adapter(ABC):
             )
 
 
-def stack(parts: Sequence[VisualTokens]) -> VisualTokens:
-    """Several images' tokens (equal grids, same captures) as one batch."""
+def stack(parts: Sequence[VisualTokens], only: Collection[str] | None = None) -> VisualTokens:
+    """Several images' tokens (equal grids, same captures) as one batch, copied.
+
+    Args:
+        parts: one per image.
+        only: names of the captures wanted; None: all. Seeds always come.
+    """
     merged: dict[str, Any] = {}
     for f in fields(VisualTokens):
+        if only is not None and f.name not in only and f.name != "seeds":
+            continue
         values = [getattr(part, f.name) for part in parts]
         if isinstance(values[0], Tensor):
             merged[f.name] = torch.cat(values)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agilepruner.models.hugging_face import fetching
+from agilepruner.models.checkpoints import fetching
+from agilepruner.models.text import PlainText
 
 
 class JointSpace:
@@ -58,10 +59,12 @@ class JointSpace:
         """
         tower = self._clip.text_model
         length = tower.config.max_position_embeddings
-        tokens = self._tokenizer(text, return_tensors="pt", verbose=False)
+        tokens = torch.tensor(
+            [PlainText(self._tokenizer).encode("{question}", text, verbose=False)]
+        )
         ids, mask = (
-            F.pad(tokens[name], (0, -tokens[name].shape[1] % length)).view(-1, length)
-            for name in ("input_ids", "attention_mask")
+            F.pad(each, (0, -each.shape[1] % length)).view(-1, length)
+            for each in (tokens, torch.ones_like(tokens))
         )
         with torch.inference_mode():
             pooled = tower(ids.to(self.device), mask.to(self.device)).pooler_output

@@ -3,8 +3,8 @@
 import hashlib
 import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,8 +14,29 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from agilepruner.errors import UserError, unknown
 from agilepruner.models.base import Adapter, Generation, Visual
+from agilepruner.models.checkpoints import fetching, local
 from agilepruner.models.decoder import shorten
+from agilepruner.models.text import PlainText
 from agilepruner.strategies.decoder.schedule import DecoderStrategy
+
+
+class NonFinite:
+    """A logits processor that changes nothing and remembers the rows with NaN or +inf.
+
+    The flags stay on the device until they are asked for, so that no step waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._bad: Tensor | None = None
+
+    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
+        bad = (scores.isnan() | (scores == torch.inf)).any(dim=-1)
+        self._bad = bad if self._bad is None else self._bad | bad
+        return scores
+
+    def rows(self) -> set[int]:
+        """Rows of the batch that had any."""
+        return set() if self._bad is None else set(self._bad.nonzero().flatten().tolist())
 
 
 class HuggingFaceAdapter(Adapter):
@@ -55,28 +76,26 @@ class HuggingFaceAdapter(Adapter):
         self.split_at_image = split_at_image
         self.config = model.config
         self.image_token = model.config.image_token_id
+        self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._plain_text = PlainText(tokenizer, [placeholder])
         self.environment = {
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
             "attention": model.config._attn_implementation,
             "image_processor": type(image_processor).__name__,
         }
-        commit = getattr(model.config, "_commit_hash", None)
-        if commit:  # of the hub; a directory has none
-            self.environment["revision"] = commit
 
     def tokenize(self, question: str) -> list[int]:
         if self.split_at_image:
             before, after = self.prompt.split(self.placeholder)
-            ids = self.tokenizer(before.replace("{question}", question))["input_ids"]
-            rest = self.tokenizer(after.replace("{question}", question), add_special_tokens=False)
-            ids = [*ids, self.image_token, *rest["input_ids"]]
+            ids = self._plain_text.encode(before, question)
+            rest = self._plain_text.encode(after, question, add_special_tokens=False)
+            ids = [*ids, self.image_token, *rest]
         else:
-            ids = self.tokenizer(self.prompt.replace("{question}", question))["input_ids"]
+            ids = self._plain_text.encode(self.prompt, question)
         if ids.count(self.image_token) != 1:
             raise ValueError(
-                f"the prompt holds {ids.count(self.image_token)} image placeholders, expected 1: "
-                f"{self.prompt.replace('{question}', question)!r}"
+                f"the prompt holds {ids.count(self.image_token)} image placeholders, expected 1"
             )
         return ids
 
@@ -88,7 +107,11 @@ class HuggingFaceAdapter(Adapter):
         max_new_tokens: int,
         pruning: tuple[DecoderStrategy, int] | None = None,
     ) -> list[Generation]:
-        output, rows, pads = self.run(prompts, visuals, max_new_tokens, pruning)
+        watch = NonFinite()
+        output, rows, pads = self.run(
+            prompts, visuals, max_new_tokens, pruning, logits_processor=[watch]
+        )
+        found = watch.rows()
         length = len(rows[0]) + pads[0]
         answers = output.sequences[:, length:].tolist()
         # The last generated token is never fed back, so it is not in the cache.
@@ -96,7 +119,7 @@ class HuggingFaceAdapter(Adapter):
             layer.keys.shape[-2] - (len(answers[0]) - 1) for layer in output.past_key_values.layers
         ]
         results = []
-        for answer, row, pad, visual in zip(answers, rows, pads, visuals):
+        for i, (answer, row, pad, visual) in enumerate(zip(answers, rows, pads, visuals)):
             text_tokens = len(row) - len(visual)
             prefill = tuple(size - pad for size in lengths)
             results.append(
@@ -105,6 +128,7 @@ class HuggingFaceAdapter(Adapter):
                     new_tokens=self._count_new(answer),
                     prefill=prefill,
                     visual=tuple(size - text_tokens for size in prefill),
+                    problem="the logits hold NaN or infinite values" if i in found else "",
                 )
             )
         return results
@@ -190,23 +214,6 @@ def content_seed(image: Image.Image, tile: int = 0) -> int:
     return ((int.from_bytes(digest[:8], "big") >> 1) + tile) % 2**63
 
 
-@contextmanager
-def fetching(path: str, setting: str) -> Iterator[None]:
-    """Say in a sentence that a checkpoint cannot be had; ``setting`` of ``model.load`` names it.
-
-    Raises:
-        UserError: with the cause and what to do.
-    """
-    try:
-        yield
-    except OSError as error:
-        cause = str(error).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"'{path}' cannot be loaded: {cause}. Give a directory with model.load.{setting}=..., "
-            "or a hub name where the hub can be reached (`hf auth login` for gated ones)."
-        ) from error
-
-
 def load_checkpoint(
     model_class: str,
     path: str,
@@ -236,16 +243,52 @@ def load_checkpoint(
         transformers.utils.logging.disable_progress_bar()  # a log file needs no bars
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = str(local(path, revision, "path"))
     with fetching(path, "path"):
-        model = getattr(transformers, model_class).from_pretrained(
-            path, revision=revision, dtype=getattr(torch, dtype), attn_implementation=attention
+        model, report = getattr(transformers, model_class).from_pretrained(
+            place,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            output_loading_info=True,
         )
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(path, revision=revision)
-        processor = image_processor_for(path, revision, image_processor)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place)
+        processor = image_processor_for(place, image_processor)
+    check_weights(path, model, report)
     return model.eval().to(device), tokenizer, processor
 
 
-def image_processor_for(path: str, revision: str | None, settings: dict[str, Any] | None) -> Any:
+def check_weights(path: str, model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the config, or no numbers.
+
+    Args:
+        path: of the checkpoint, for the message.
+        model: as loaded.
+        report: ``from_pretrained``'s loading info.
+
+    Raises:
+        UserError: with one name of each kind of fault.
+    """
+    extra = [key for key in report.get("unexpected_keys", ()) if ".layers." in key]
+    for kind, keys in (
+        ("lacks weights that its config asks for", report.get("missing_keys", ())),
+        ("holds weights of other shapes than its config", report.get("mismatched_keys", ())),
+        ("holds layers that its config does not have", extra),
+        ("has weights that cannot be read", report.get("error_msgs", ())),
+    ):
+        if keys:
+            raise UserError(
+                f"'{path}' {kind} ({len(keys)}, e.g. {sorted(map(str, keys))[0]}). transformers "
+                "would go on with random or missing ones. Use the config and weights of one model."
+            )
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise UserError(
+                f"'{path}': the weights {name} hold NaN or infinite values. Download or convert "
+                "the checkpoint again; in float16 large weights overflow, bfloat16 has the range."
+            )
+
+
+def image_processor_for(path: str, settings: dict[str, Any] | None) -> Any:
     """The checkpoint's image processor with changed settings, or the class named by ``type``.
 
     Always the PIL backend, so that results do not depend on whether torchvision is installed.
@@ -257,9 +300,7 @@ def image_processor_for(path: str, revision: str | None, settings: dict[str, Any
 
     settings = dict(settings or {})
     if "type" not in settings:
-        return transformers.AutoImageProcessor.from_pretrained(
-            path, revision=revision, backend="pil", **settings
-        )
+        return transformers.AutoImageProcessor.from_pretrained(path, backend="pil", **settings)
     name = settings.pop("type")
     known = [n for n in dir(transformers) if n.endswith("ImageProcessorPil")]
     if name not in known:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 
+from agilepruner.places import PUBLISHED
 from agilepruner.report.lines import VANILLA, relative_average
-from agilepruner.report.published import ABOUT, DIRECTORY, read
+from agilepruner.report.published import ABOUT, read
 from agilepruner.report.sheets import NOTE_WIDTH, signed
 
 TOLERANCE = 0.05  # points of an average: half a unit of the coarsest printed one
@@ -79,7 +80,7 @@ class Line:
         return {column: float(cell["printed"]) for column, cell in self.cells.items()}
 
 
-def audit(directory: Path = DIRECTORY) -> list[Finding]:
+def audit(directory: Path = PUBLISHED) -> list[Finding]:
     """Every finding, by kind and in the order of the tables."""
     lines = _lines(directory)
     fixes = {
@@ -299,7 +300,7 @@ def _headings(fixes: Mapping[tuple, dict[str, str]], directory: Path) -> Iterato
             )
 
 
-def audit_text(directory: Path = DIRECTORY) -> str:
+def audit_text(directory: Path = PUBLISHED) -> str:
     """The findings in sentences, with how much was checked."""
     found = audit(directory)
     out = ["AgilePruner (arXiv 2603.01236): what does not add up in its tables", ""]

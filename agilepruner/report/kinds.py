@@ -1,14 +1,13 @@
 """Scores on simple and on complex images, for suites that know which of their images are which."""
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from agilepruner.report.lines import Line, Table
 from agilepruner.report.sheets import Sheet
+from agilepruner.runner.rows import Row
 
 ORDER = ("simple", "word", "medium", "complex")
 FEWEST = 5  # units of a kind that a benchmark needs to take part
@@ -31,12 +30,14 @@ class KindScores:
     values: list[float | None]
 
 
-def read_kinds(path: Path) -> dict[tuple[str, int], str]:
-    """(benchmark, document index) -> kind, from a suite's ``scenes.csv``; empty without one."""
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {(r["benchmark"], int(r["doc_id"])): r["kind"] for r in csv.DictReader(file)}
+def kinds_of(rows: Iterable[Row]) -> dict[tuple[str, int], str]:
+    """(benchmark, document index) -> kind of image, as rows carry it; empty where none does."""
+    return {
+        (row.benchmark, document): kind
+        for row in rows
+        if row.kinds and row.documents
+        for document, kind in zip(row.documents, row.kinds)
+    }
 
 
 def scores_by_kind(table: Table, kinds: Kinds) -> list[KindScores]:

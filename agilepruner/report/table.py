@@ -8,6 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from agilepruner.report.sheets import (
     render_text,
 )
 from agilepruner.report.statistics import Difference, difference_sheet, differences
-from agilepruner.runner.rows import Row, write_atomically
+from agilepruner.runner.rows import Row, drop_temporaries, write_atomically
 
 KEPT = ("min", "mean", "max", "layer_mean")
 FLOPS = ("vision", "projector", "selection", "prefill", "decode", "total", "paper_macs")
@@ -60,27 +61,56 @@ METRIC_COLUMNS = (
 )
 
 
-def write_report(
-    rows: Iterable[Row], directory: Path, name: str, kinds: Kinds | None = None
-) -> str:
-    """Write every file of the report and return the text for the terminal.
+@dataclass(frozen=True)
+class Report:
+    """A report, made and not yet written.
+
+    Attributes:
+        text: for the terminal. files: name -> content.
+    """
+
+    text: str
+    files: dict[str, str]
+
+    def write(self, directory: Path) -> None:
+        """Write every file, each whole or not at all.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        drop_temporaries(directory)
+        for name, content in self.files.items():
+            write_atomically(directory / name, content)
+
+
+def make_report(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -> Report:
+    """Every file of the report, and the text for the terminal.
 
     Args:
         rows: finished and failed cells, in any order.
-        directory: made when absent.
         name: title of the report.
-        kinds: (benchmark, document index) -> kind of image, see ``kinds.read_kinds``.
+        kinds: (benchmark, document index) -> kind of image, see ``kinds.kinds_of``.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    known = list(rows)
-    tables = build_tables(known)
+    tables = build_tables(list(rows))
     compared = [difference for table in tables for difference in differences(table)]
-    write_atomically(directory / "table.md", markdown(tables, compared, name, kinds or {}))
-    write_atomically(directory / "cells.csv", cells_csv(tables))
-    write_atomically(directory / "metrics.csv", metrics_csv(tables))
-    write_atomically(directory / "differences.csv", differences_csv(compared))
-    write_atomically(directory / "dashboard.html", page(tables, compared, name, kinds or {}))
-    return text(tables, compared, name)
+    files = {
+        "table.md": markdown(tables, compared, name, kinds or {}),
+        "cells.csv": cells_csv(tables),
+        "metrics.csv": metrics_csv(tables),
+        "differences.csv": differences_csv(compared),
+        "dashboard.html": page(tables, compared, name, kinds or {}),
+    }
+    return Report(text(tables, compared, name), files)
+
+
+def write_report(
+    rows: Iterable[Row], directory: Path, name: str, kinds: Kinds | None = None
+) -> str:
+    """Make and write a report; its text."""
+    report = make_report(rows, name, kinds)
+    report.write(directory)
+    return report.text
 
 
 def text(tables: Sequence[Table], compared: Sequence[Difference], name: str) -> str:

@@ -1,13 +1,22 @@
-"""The crash-safe record of a cell's answers: JSON lines, appended and fsynced."""
+"""The crash-safe record of a cell's answers: a header, then a line per document.
+
+Every line carries a checksum over itself and the cell's id. So a line is believed only where it
+belongs: not in another cell's folder, not when a byte of it has changed, not when a kill tore it.
+What is not believed costs its document, which is answered again, and nothing else.
+"""
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from agilepruner.errors import UserError
+log = logging.getLogger(__name__)
+
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -16,8 +25,9 @@ class Entry:
 
     Attributes:
         doc: document index in its split.
-        answer: the model's text; None when generation failed.
-        error: why it failed; empty for answers.
+        answer: the model's text; None when the document failed.
+        error: type and cause of the failure; empty for answers. at: when, seconds since 1970.
+        note: what a reader must know of this document (a damaged image); mostly empty.
         text_tokens: prompt tokens that are not visual.
         new_tokens: generated tokens.
         visual: visual tokens in the KV cache of each decoder layer after prefill, as measured;
@@ -31,6 +41,8 @@ class Entry:
     doc: int
     answer: str | None = None
     error: str = ""
+    at: float = 0.0
+    note: str = ""
     text_tokens: int = 0
     new_tokens: int = 0
     visual: int | list[int] = 0
@@ -40,69 +52,174 @@ class Entry:
     complexity: dict[str, float] | None = None
     seconds: dict[str, float] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.doc, bool) or not isinstance(self.doc, int) or self.doc < 0:
+            raise TypeError(f"doc is {self.doc!r}, expected the index of a document")
+        if not isinstance(self.answer, str | None) or (self.answer is None) == (not self.error):
+            raise TypeError("expected an answer or an error")
+
+
+FIELDS = [(field.name, field.default) for field in fields(Entry)]
+
 
 class Journal:
-    """Entries of one cell, written by one rank and read from all ranks.
+    """Entries of one cell: written by several processes, each to its own file, read from all.
 
-    A torn last line (a kill in the middle of a write) is dropped: that document is done again.
+    Args:
+        directory: the cell's folder.
+        cell: its id.
+        writer: number of this process among those that write now.
     """
 
-    def __init__(self, directory: Path, rank: int = 0) -> None:
-        self.directory = directory
-        self.path = directory / f"journal.{rank}.jsonl"
+    def __init__(self, directory: Path, cell: str, writer: int = 0) -> None:
+        self.directory, self.cell = directory, cell
+        self.path = directory / f"journal.{writer}.jsonl"
+        self.entries: dict[int, Entry] = {}
+        self.header: dict[str, Any] | None = None
+        self.left_out = 0
+        self._read_to: dict[Path, int] = {}
+        self._file: int | None = None
 
-    def read(self) -> dict[int, Entry]:
-        """All whole entries by document; a later entry replaces an earlier failure.
+    def refresh(self) -> dict[int, Entry]:
+        """Read what was added since the last call; all believed entries by document.
+
+        A later entry replaces an earlier failure, never an answer.
+        """
+        left_out = self.left_out
+        for path in sorted(self.directory.glob("journal.*.jsonl")):
+            self._read(path)
+        if self.left_out > left_out:
+            log.warning(
+                "%s: %d lines are damaged or belong to another cell; they are not used",
+                self.directory.name,
+                self.left_out - left_out,
+            )
+        return self.entries
+
+    def _read(self, path: Path) -> None:
+        start = self._read_to.get(path, 0)
+        with open(path, "rb") as file:
+            file.seek(start)
+            data = file.read()
+        end = data.rfind(b"\n") + 1  # what follows the last newline is being written, or torn
+        self._read_to[path] = start + end
+        for line in data[:end].split(b"\n")[:-1]:
+            self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        data = unsealed(line, self.cell)
+        if data is None:
+            self.left_out += 1
+        elif "journal" in data:
+            self.header = data
+        else:
+            try:
+                entry = Entry(**data)
+            except TypeError:
+                self.left_out += 1
+                return
+            known = self.entries.get(entry.doc)
+            if known is None or known.error:
+                self.entries[entry.doc] = entry
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Say whose the lines are that this process will write, and under what they were made.
 
         Raises:
-            UserError: a line that is not the last is damaged: the file was edited or the disk is
-                failing, and guessing would be silent loss.
+            OSError: the disk is full or cannot be written.
         """
-        entries: dict[int, Entry] = {}
-        for path in sorted(self.directory.glob("journal.*.jsonl")):
-            for data in _whole_lines(path):
-                entry = Entry(**data)
-                known = entries.get(entry.doc)
-                if known is None or known.error:
-                    entries[entry.doc] = entry
-        return entries
+        self.header = {"journal": VERSION, "cell": self.cell, **header}
+        self._write([self.header])
+
+    @property
+    def begun(self) -> bool:
+        """Whether this process has written its header."""
+        return self._file is not None
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Write entries so that they survive a crash right after this call."""
-        lines = "".join(json.dumps(asdict(e), ensure_ascii=False) + "\n" for e in entries)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        """Write entries so that they survive the end of this process; ``sync`` for a power cut.
+
+        Raises:
+            OSError: the disk is full or cannot be written; no half line is left behind.
+        """
+        known = list(entries)
+        self._write([_plain(entry) for entry in known])
+        for entry in known:
+            before = self.entries.get(entry.doc)
+            if before is None or before.error:
+                self.entries[entry.doc] = entry
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        data = b"".join(sealed(record, self.cell) for record in records)
+        if self._file is None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            _drop_torn_line(self._file)
+        size = os.fstat(self._file).st_size
         try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                os.ftruncate(descriptor, _end_of_whole_lines(descriptor, size))
-                size = os.fstat(descriptor).st_size
+            rest = data
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            os.ftruncate(self._file, size)
+            raise
+        if self._read_to.get(self.path, 0) == size:  # own lines need not be read again
+            self._read_to[self.path] = size + len(data)
+
+    def sync(self) -> None:
+        """Make what was appended survive a power cut."""
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        """Sync, and let the file go."""
+        if self._file is not None:
             try:
-                _write_all(descriptor, lines.encode())
-            except OSError:  # a full disk: leave no half line behind
-                os.ftruncate(descriptor, size)
-                raise
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+                os.fsync(self._file)
+            finally:
+                os.close(self._file)
+                self._file = None
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _plain(entry: Entry) -> dict[str, Any]:
+    """An entry without what is at its default."""
+    values = ((name, getattr(entry, name), default) for name, default in FIELDS)
+    return {name: value for name, value, default in values if value != default}
 
 
-def _end_of_whole_lines(descriptor: int, size: int) -> int:
-    return os.pread(descriptor, size, 0).rfind(b"\n") + 1
+def sealed(record: Mapping[str, Any], cell: str) -> bytes:
+    """A record as a line of JSON whose last field is its checksum in this cell."""
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    body = text[:-1].encode("utf-8", "backslashreplace")
+    return body + b',"crc":"%08x"}\n' % _checksum(body, cell)
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{path}: line {number} is damaged ({error}). Delete that line (its document is "
-                "then answered again) and run the same command."
-            ) from None
+def unsealed(line: bytes, cell: str) -> dict[str, Any] | None:
+    """The record of a line that is whole and of this cell; None for any other."""
+    body, _, rest = line.rpartition(b',"crc":"')
+    if rest != b'%08x"}' % _checksum(body, cell):
+        return None
+    try:
+        record = json.loads(body + b"}")
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _checksum(body: bytes, cell: str) -> int:
+    return zlib.crc32(body, zlib.crc32(cell.encode()))
+
+
+def _drop_torn_line(file: int) -> None:
+    """Cut off what follows the last newline: a kill in the middle of a write."""
+    size = os.fstat(file).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - (1 << 16))
+        at = os.pread(file, end - start, start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(file, end)

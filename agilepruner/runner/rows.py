@@ -1,6 +1,8 @@
 """A row: a finished cell's scores with their audit. Written atomically, read by every report."""
 
+import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,7 +11,9 @@ from typing import Any
 
 from agilepruner.errors import UserError, unknown
 
-ROW_VERSION = 2
+log = logging.getLogger(__name__)
+
+ROW_VERSION = 3
 
 # What a benchmark's config says of how it is shown, and a row carries; None: must be given.
 SHOWN: dict[str, Any] = {
@@ -31,7 +35,7 @@ class Row:
     """One finished (or failed) cell.
 
     Attributes:
-        id: cell id, the hash of everything that changes an answer.
+        id: cell id, the hash of everything that decides an answer. identity: that everything.
         model: name of the model config, e.g. ``demo`` or ``llava_1_5_7b``.
         strategy: name of the strategy config; family and label are its class attributes.
         parameters: every hyper-parameter of the strategy.
@@ -64,6 +68,7 @@ class Row:
         scores: per-document headline scores in document order (None where the metric has none).
         clusters: per-document image id, the unit of paired confidence intervals.
         documents: index of the (first) document that each score stands for (None: 0, 1, 2, ...).
+        kinds: kind of image (simple, complex, ...) of each of these; None: the suite does not say.
         synthetic: the suite's documents are made up: never compared with published numbers.
         environment: versions, hardware, dtype, attention implementation, code revision.
     """
@@ -109,9 +114,11 @@ class Row:
     scores: list[float] | None = None
     clusters: list[str] | None = None
     documents: list[int] | None = None
+    kinds: list[str] | None = None
     synthetic: bool = False
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    identity: dict[str, Any] = field(default_factory=dict)
     version: int = ROW_VERSION
 
 
@@ -142,24 +149,64 @@ def describe(benchmark: Mapping[str, Any], protocol: str) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a crash leaves the old content or the new, never a part."""
+    """Write a file so that a crash leaves the old content or the new, never a part.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def drop_temporaries(folder: Path) -> None:
+    """Remove what a killed process left half written; call it with the folder claimed."""
+    for path in folder.glob("*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_row(path: Path, row: Row) -> None:
-    """Store a row by atomic rename."""
-    write_atomically(path, json.dumps(asdict(row), ensure_ascii=False, indent=1) + "\n")
+    """Store a row by atomic rename, with a checksum of itself."""
+    data = asdict(row)
+    text = json.dumps({**data, "checksum": _checksum(data)}, ensure_ascii=False, indent=1)
+    write_atomically(path, text + "\n")
 
 
-def read_row(path: Path) -> Row | None:
-    """Load a row; None when it is absent or was written by another row version."""
+def read_row(path: Path, cell: str) -> Row | None:
+    """Load the row of a cell.
+
+    Args:
+        path: of the file.
+        cell: id of the cell whose row it should be.
+
+    Returns:
+        None when there is none to believe: absent, of another row version, damaged (by a byte or
+        by a kill), or of another cell. The journal then gives it anew.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if data.get("version") != ROW_VERSION:
+            return None
+        checksum = data.pop("checksum")
+        row = Row(**data)
     except FileNotFoundError:
         return None
-    return Row(**data) if data.get("version") == ROW_VERSION else None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        log.warning("%s cannot be read and is not used (%s)", path, type(error).__name__)
+        return None
+    if checksum != _checksum(data) or row.id != cell:
+        log.warning("%s is damaged or of another cell; it is not used", path)
+        return None
+    return row
+
+
+def _checksum(data: Mapping[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -157,17 +157,27 @@ class Selection:
             raise ValueError(
                 f"{name}: indices have shape {tuple(indices.shape)}, expected ({tokens.batch}, K)"
             )
+        if indices.is_floating_point() or indices.is_complex() or indices.shape[1] == 0:
+            raise ValueError(f"{name}: indices must be integers, at least one per image")
         if expected is not None and indices.shape[1] != expected:
             raise ValueError(f"{name}: gave {indices.shape[1]} tokens, expected {expected}")
         if self.weights is None:
             ordered = bool((indices[:, 1:] > indices[:, :-1]).all())
             if not ordered or int(indices.min()) < 0 or int(indices.max()) >= count:
                 raise ValueError(f"{name}: indices must be distinct, in raster order, in [0, N)")
-        elif self.weights.shape[:2] != indices.shape or self.weights.shape[2] - count not in (0, 1):
+            return
+        if self.weights.shape[:2] != indices.shape or self.weights.shape[2] - count not in (0, 1):
             raise ValueError(
                 f"{name}: weights have shape {tuple(self.weights.shape)}, expected "
                 f"({tokens.batch}, {indices.shape[1]}, {count} or {count + 1})"
             )
+        if int(indices.min()) < -1 or int(indices.max()) > count:
+            raise ValueError(f"{name}: indices must be in [0, N], or -1 for padding at the end")
+        padding = indices < 0
+        if bool((padding[:, :-1] & ~padding[:, 1:]).any()) or bool(padding.all(dim=1).any()):
+            raise ValueError(f"{name}: padding (-1) must be at the end, behind at least one token")
+        if not bool(torch.isfinite(self.weights).all()):
+            raise ValueError(f"{name}: weights hold NaN or infinite values")
 
 
 def keep(indices: Tensor) -> Selection:
@@ -200,6 +210,7 @@ class Strategy:
             ignores it (vanilla, blind) or the image decides (adaptive PruMerge).
         extra: output tokens beyond the budget, as the method's own code counts (PruMerge: 1).
         equivariant: whether reordering the tokens reorders the selection and nothing else.
+        inside: whether it prunes inside the language model, by a ``plan`` of stages.
     """
 
     family: ClassVar[str]
@@ -211,6 +222,30 @@ class Strategy:
     budgeted: ClassVar[bool] = True
     extra: ClassVar[int] = 0
     equivariant: ClassVar[bool] = True
+    inside: ClassVar[bool] = False
+
+    @property
+    def reads_question(self) -> bool:
+        """Whether the choice depends on the question, so that each needs a choice of its own."""
+        return "text_embeds" in self.needs
+
+    def promise(self, tokens: int, budget: int, layers: int) -> list[int] | None:
+        """Visual tokens that each decoder layer will see: what the audit of a run holds it to.
+
+        Args:
+            tokens: visual tokens of the image (of the tile, for strategies before the model).
+            budget: tokens to keep of them.
+            layers: decoder layers.
+
+        Returns:
+            One number per layer, or None where the image decides (adaptive PruMerge).
+
+        Raises:
+            UserError: the budget is impossible, with the smallest possible one.
+        """
+        if not self.budgeted:
+            return None
+        return [budget + self.extra if budget < tokens else tokens] * layers
 
     @abstractmethod
     def select(self, tokens: VisualTokens, budget: int) -> Selection:

@@ -28,3 +28,6 @@ class Blind(Strategy):
         every = keep_all(tokens).indices  # (B, N)
         zero = torch.zeros(1, device=every.device)
         return Selection(every, zero.expand(*every.shape, tokens.count))  # (B, N, N), one number
+
+    def promise(self, tokens: int, budget: int, layers: int) -> list[int]:
+        return [tokens] * layers

@@ -16,3 +16,6 @@ class Vanilla(Strategy):
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         return keep_all(tokens)
+
+    def promise(self, tokens: int, budget: int, layers: int) -> list[int]:
+        return [tokens] * layers

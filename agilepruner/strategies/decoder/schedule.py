@@ -52,6 +52,8 @@ class DecoderStrategy(Strategy):
 
     family: ClassVar = "decoder"
     budgeted: ClassVar = False
+    inside: ClassVar = True
+    reads_question = True
     ranks: ClassVar[Literal["previous", "next"]]
     queries: ClassVar[Literal["last", "raters"]] = "last"
     positions: ClassVar[Literal["keep", "reset"]]
@@ -68,6 +70,12 @@ class DecoderStrategy(Strategy):
     def recycle(self, dropped: Tensor, scores: Tensor) -> Tensor:
         """Tokens made of dropped ones: (M, D) hidden states and (M,) scores -> (merged, D)."""
         return dropped[:0]
+
+    def promise(self, tokens: int, budget: int, layers: int) -> list[int]:
+        seen = [tokens] * layers
+        for stage in self.plan(layers, tokens, budget):
+            seen[stage.layer :] = [stage.visual] * (layers - stage.layer)
+        return seen
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         return keep_all(tokens)

@@ -1,0 +1,599 @@
+"""Answer the documents of one benchmark for many cells at once.
+
+Each image is decoded and encoded once, for all strategies and budgets. Every (document, cell) pair
+is one prompt; prompts of equal length are batched without padding. Answers are journaled batch by
+batch, so a kill costs what is in flight and no more. From decoding to journal a document fails
+alone: its image, its text, its selection, its answer; what failed, and why, is in the journal.
+"""
+
+import gc
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from agilepruner.complexity import attention_entropy, effective_rank_small
+from agilepruner.models.base import Adapter, Generation, Visual, split, stack
+from agilepruner.runner.journal import Entry, Journal
+from agilepruner.runner.plan import Cell
+from agilepruner.strategies.base import VisualTokens
+from evals.tasks import Benchmark, Document
+
+log = logging.getLogger(__name__)
+
+DEFAULT_NEW_TOKENS = 128  # where a task sets none (VizWiz, TextVQA); LLaVA's own scripts use it
+ENCODED_TOGETHER = 8  # images per pass of the tower
+MOST_SHARES = 64  # of a benchmark: what one process takes at a time is one of them
+HOPELESS = 64  # failures of a cell in a row, with no answer before them, after which it is given up
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run answers; none of it is in an identity.
+
+    Attributes:
+        images_per_window: images encoded and answered together; more give fuller batches.
+        batch_size: sequences per generation call. workers: calls at the same time.
+        most_new_tokens: the model's own cap on answers.
+        since: failures journaled before this moment are tried again.
+    """
+
+    images_per_window: int = 32
+    batch_size: int = 32
+    workers: int = 1
+    most_new_tokens: int | None = None
+    since: float = 0.0
+
+
+@dataclass
+class Picture:
+    """One encoded image: its tokens, its documents and its complexity."""
+
+    tokens: VisualTokens
+    documents: list[Document]
+    encode_seconds: float
+    complexity: dict[str, float]
+    note: str = ""
+
+
+@dataclass
+class Prompt:
+    """One prompt to be answered for one cell."""
+
+    cell: Cell
+    document: Document
+    ids: list[int]
+    visual: Visual
+    picture: Picture
+    complexity: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def length(self) -> int:
+        return len(self.ids) - 1 + len(self.visual)
+
+    @property
+    def pruning(self) -> tuple[Any, int] | None:
+        """What shortens this prompt inside the language model."""
+        return (self.cell.strategy, self.cell.budget) if self.cell.strategy.inside else None
+
+
+Group = list[Document]  # the documents of one image
+Share = list[list[Group]]  # some windows of groups
+Failure = tuple[Cell, Document, str]
+
+
+@dataclass
+class Answering:
+    """The cells of one benchmark, answered together.
+
+    Attributes:
+        adapter: the loaded model. benchmark: its documents. cells: what to answer them with.
+        journals: one per cell. settings: how.
+        header: what a journal says of the model besides the cell, see ``score``.
+        on_progress: called with the number of finished (document, cell) pairs.
+        seconds: where the time went.
+    """
+
+    adapter: Adapter
+    benchmark: Benchmark
+    cells: list[Cell]
+    journals: dict[str, Journal]
+    settings: Settings
+    header: Callable[[Cell], dict[str, Any]]
+    on_progress: Callable[[int], Any] = lambda count: None
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _ids: dict[int, list[int]] = field(default_factory=dict)
+    _counted: int = 0
+    _most_tokens: float = float("inf")  # of a batch, learnt from what did not fit
+    _most_images: int = ENCODED_TOGETHER
+
+    def shares(self) -> list[Share]:
+        """The work in shares that processes can take.
+
+        They are whole windows, so that batches are the same whoever takes which.
+        """
+        groups: dict[str, Group] = defaultdict(list)
+        for document in self.benchmark.documents:
+            groups[document.image_key].append(document)
+        windows = list(chunks(groups.values(), self.settings.images_per_window))
+        return list(chunks(windows, -(-len(windows) // MOST_SHARES) or 1))
+
+    def refresh(self) -> None:
+        """See what other processes have journaled."""
+        for journal in self.journals.values():
+            journal.refresh()
+        count = sum(self._closed(cell, d) for cell in self.cells for d in self.benchmark.documents)
+        self.on_progress(count - self._counted)
+        self._counted = count
+
+    def wanted(self, share: Share) -> bool:
+        """Whether anything of it is to be answered."""
+        return any(self._wanted(d) for window in share for group in window for d in group)
+
+    def answer(self, share: Share) -> None:
+        """Answer what the journals do not hold yet.
+
+        Raises:
+            OSError: the journal cannot be written.
+        """
+        try:
+            for window in share:
+                if any(self._wanted(document) for group in window for document in group):
+                    self._answer(self._encode(window))
+                    self._ids.clear()
+        finally:
+            started = time.perf_counter()
+            for journal in self.journals.values():
+                journal.sync()
+            self.seconds["journal"] += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Let the journals' files go."""
+        for journal in self.journals.values():
+            journal.close()
+
+    def _wanted(self, document: Document) -> bool:
+        return any(not self._closed(cell, document) for cell in self.cells)
+
+    def _closed(self, cell: Cell, document: Document) -> bool:
+        """Answered, failed in this run, or not worth trying."""
+        entry = self.journals[cell.id].entries.get(document.index)
+        if entry is not None and (not entry.error or entry.at >= self.settings.since):
+            return True
+        return self._in_a_row[cell.id] >= HOPELESS
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        return frozenset().union(*(cell.strategy.needs for cell in self.cells)) | {"attention"}
+
+    # --- images ---
+
+    def _encode(self, window: Sequence[Group]) -> list[Picture]:
+        """Decode and encode each image once; one that fails, fails its documents."""
+        started = time.perf_counter()
+        images: list[tuple[Group, Any, str]] = []
+        for group in window:
+            sound = self._without_odd(group)
+            if not sound:
+                continue
+            try:
+                image, note = self.benchmark.image(sound[0])
+            except Exception as error:
+                self._fail_all(sound, f"image cannot be read: {cause(error)}")
+            else:
+                images.append((sound, image, note))
+        pictures = []
+        while images:
+            part, images = images[: self._most_images], images[self._most_images :]
+            pictures += self._see(part)
+        spent = time.perf_counter() - started
+        self.seconds["encode"] += spent
+        for picture in pictures:
+            size = len(pictures) * len(self.cells) * len(picture.documents)
+            picture.encode_seconds = spent / size
+        started = time.perf_counter()
+        measured = [p for same in _by_grid(pictures) for p in self._measure(same)]
+        self.seconds["complexity"] += time.perf_counter() - started
+        kept = {id(picture) for picture in measured}
+        return [picture for picture in pictures if id(picture) in kept]
+
+    def _without_odd(self, group: Group) -> Group:
+        """The documents of an image that can be asked; the others fail with their reason."""
+        sound = []
+        for document in group:
+            try:
+                if document.error:
+                    raise OddDocument(document.error)
+                self._ids[document.index] = self.adapter.tokenize(document.question)
+            except OddDocument as error:
+                self._fail_all([document], str(error))
+            except Exception as error:
+                self._fail_all([document], f"prompt cannot be tokenized: {cause(error)}")
+            else:
+                sound.append(document)
+        return sound
+
+    def _see(self, images: list[tuple[Group, Any, str]]) -> list[Picture]:
+        """Passes of the tower; after an error fewer images at a time, at last one by one."""
+        done: list[Picture] = []
+        queue = [images]
+        while queue:
+            part = queue.pop(0)
+            needs = (self._needs & self.adapter.provides) - {"text_embeds"}  # of questions
+            problem, no_memory = "", False
+            try:
+                tokens = self.adapter.encode([image for _, image, _ in part], needs)
+            except Exception as error:
+                problem, no_memory = cause(error), out_of_memory(error)
+                log.debug("encoding failed", exc_info=True)
+            # Outside the except block: what the failed pass held is free by now.
+            if not problem:
+                done += [
+                    Picture(t, docs, 0.0, {}, note) for (docs, _, note), t in zip(part, tokens)
+                ]
+            elif len(part) > 1:
+                log.warning("encoding %d images failed (%s); halving", len(part), problem)
+                half = len(part) // 2
+                if no_memory:
+                    release_memory()
+                    self._most_images = max(1, min(self._most_images, half))
+                queue[:0] = [part[:half], part[half:]]
+            else:
+                self._fail_all(part[0][0], f"encoding failed: {problem}")
+        return done
+
+    def _measure(self, pictures: list[Picture]) -> list[Picture]:
+        """Complexity of images of one grid; those for which it can be computed."""
+        try:
+            tokens = stack([picture.tokens for picture in pictures], {"projected", "attention"})
+            if not bool(torch.isfinite(tokens.projected.sum(dim=-1, dtype=torch.float32)).all()):
+                raise ValueError("the visual tokens hold NaN or infinite values")
+            ranks = effective_rank_small(tokens.projected)
+            seen = tokens.attention
+            entropies = attention_entropy(seen) if seen is not None else None
+        except Exception as error:
+            if len(pictures) > 1:
+                return [picture for one in pictures for picture in self._measure([one])]
+            self._fail_all(pictures[0].documents, f"complexity failed: {cause(error)}")
+            return []
+        start = 0
+        for picture in pictures:
+            rows = slice(start, start := start + picture.tokens.batch)
+            picture.complexity["erank_input"] = float(ranks[rows].mean())
+            if entropies is not None:
+                picture.complexity["entropy"] = float(entropies[rows].mean())
+        return pictures
+
+    # --- prompts ---
+
+    def _answer(self, pictures: list[Picture]) -> None:
+        started = time.perf_counter()
+        prompts = self._prompts(pictures)
+        self.seconds["select"] += time.perf_counter() - started
+        # Composition depends on the plan alone, not on what a journal holds: a resumed run batches
+        # as the first one did, and its answers are the same to the last bit.
+        prompts.sort(key=self._order)
+        alike = groupby(prompts, key=lambda p: (p.length, p.pruning))
+        batches = [b for (length, _), same in alike for b in chunks(same, self._size(length))]
+        wanted = [b for b in batches if any(not self._closed(p.cell, p.document) for p in b)]
+        started, journal = time.perf_counter(), self.seconds["journal"]
+        # Pruning inside the language model hooks its layers: one call at a time.
+        for results in self._map(self._generate, [b for b in wanted if not b[0].pruning]):
+            self._commit(results)
+        for batch in wanted:
+            if batch[0].pruning:
+                self._commit(self._generate(batch))
+        journal = self.seconds["journal"] - journal
+        self.seconds["generate"] += time.perf_counter() - started - journal
+
+    def _size(self, length: int) -> int:
+        """Sequences of a batch: as many as asked for, fewer where that did not fit in memory."""
+        fits = self._most_tokens / (length + self._limit)
+        return max(1, int(min(self.settings.batch_size, fits)))
+
+    @property
+    def _limit(self) -> int:
+        wanted = self.benchmark.max_new_tokens or DEFAULT_NEW_TOKENS
+        return min(wanted, self.settings.most_new_tokens or wanted)
+
+    def _order(self, prompt: Prompt) -> tuple:
+        """Prompts that can share a batch next to each other; inside the model's pruners last."""
+        inside = f"{prompt.cell.strategy}@{prompt.cell.budget}" if prompt.pruning else ""
+        return inside, prompt.length, prompt.document.index
+
+    def _map(self, function: Callable[[Any], Any], items: list[Any]) -> Iterator[Any]:
+        """Results in order, computed by ``workers`` threads of one core each.
+
+        On a CPU that is faster than one call with many cores, which wait for each other after
+        every small layer.
+        """
+        if self.settings.workers == 1:
+            yield from map(function, items)
+            return
+        threads = torch.get_num_threads()
+        count = self.settings.workers
+        pool = ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
+        try:
+            yield from pool.map(function, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
+
+    def _prompts(self, pictures: list[Picture]) -> list[Prompt]:
+        """Select for every cell on all images of the window, and build the prompts."""
+        cells = [cell for cell in self.cells if self._in_a_row[cell.id] < HOPELESS]
+        before = global_randomness()
+        chosen = list(self._map(lambda cell: self._choose(cell, pictures), cells))
+        if global_randomness() != before:  # by whom, is seen one cell at a time
+            chosen = [self._choose_watched(cell, pictures) for cell in cells]
+        prompts = []
+        for made, failures in chosen:
+            prompts += made
+            self._fail(failures)
+        return prompts
+
+    def _choose_watched(
+        self, cell: Cell, pictures: list[Picture]
+    ) -> tuple[list[Prompt], list[Failure]]:
+        before = global_randomness()
+        made, failures = self._choose(cell, pictures)
+        if global_randomness() == before:
+            return made, failures
+        why = (
+            "selection failed: it drew from the global random generator, so a run that continues "
+            "would choose other tokens; draw from tokens.seeds instead"
+        )
+        return [], [(cell, d, why) for picture in pictures for d in picture.documents]
+
+    def _choose(self, cell: Cell, pictures: list[Picture]) -> tuple[list[Prompt], list[Failure]]:
+        """Prompts of one cell, and what failed; nothing is written here: threads call it."""
+        started = time.perf_counter()
+        prompts: list[Prompt] = []
+        failures: list[Failure] = []
+        for same in _by_grid(pictures):
+            for picture, picked in self._select(cell, same, failures):
+                for document, (visual, rank) in picked:
+                    complexity = {**picture.complexity, "erank_kept": rank}
+                    prompt = Prompt(
+                        cell, document, self._ids[document.index], visual, picture, complexity, {}
+                    )
+                    room = self.adapter.context
+                    if room is not None and prompt.length >= room:
+                        why = (
+                            f"prompt of {prompt.length} tokens does not fit the model's context "
+                            f"of {room}"
+                        )
+                        failures.append((cell, document, why))
+                    else:
+                        prompts.append(prompt)
+        total = sum(len(picture.documents) for picture in pictures)
+        share = (time.perf_counter() - started) / max(total, 1)
+        for prompt in prompts:
+            prompt.seconds = {"encode": prompt.picture.encode_seconds, "select": share}
+        return prompts, failures
+
+    def _select(
+        self, cell: Cell, pictures: list[Picture], failures: list[Failure]
+    ) -> list[tuple[Picture, list[tuple[Document, tuple[Visual, float]]]]]:
+        """What the language model sees of each image, per document, and its effective rank.
+
+        All images of one grid at once; after an error one by one, so that it is known whose it is.
+        """
+        try:
+            if "text_embeds" in cell.strategy.needs:
+                return [(p, self._select_by_question(cell, p)) for p in pictures]
+            needs = cell.strategy.needs | {"projected"}
+            tokens = stack([p.tokens for p in pictures], needs)  # a copy: its own to spoil
+            selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
+            parts = split(selection, [picture.tokens.batch for picture in pictures])
+            visuals = [self.adapter.embed(p.tokens, part) for p, part in zip(pictures, parts)]
+            pairs = zip(pictures, visuals, ranks_of(visuals))
+            return [(p, [(d, (visual, r)) for d in p.documents]) for p, visual, r in pairs]
+        except Exception as error:
+            if len(pictures) > 1:
+                return [each for p in pictures for each in self._select(cell, [p], failures)]
+            log.debug("selection failed", exc_info=True)
+            why = f"selection failed: {cause(error)}"
+            failures += [(cell, document, why) for document in pictures[0].documents]
+            return []
+
+    def _select_by_question(
+        self, cell: Cell, picture: Picture
+    ) -> list[tuple[Document, tuple[Visual, float]]]:
+        """Per document of one image, for a strategy that reads the question."""
+        chosen: dict[str, tuple[Visual, float]] = {}
+        for question in dict.fromkeys(document.question for document in picture.documents):
+            text = self.adapter.text_embeds(question).expand(picture.tokens.batch, -1, -1)
+            needs = cell.strategy.needs | {"projected"}
+            tokens = replace(stack([picture.tokens], needs), text_embeds=text.clone())
+            selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
+            visual = self.adapter.embed(picture.tokens, selection)
+            chosen[question] = visual, ranks_of([visual])[0]
+        return [(document, chosen[document.question]) for document in picture.documents]
+
+    # --- answers ---
+
+    def _generate(self, batch: list[Prompt]) -> list[tuple[Prompt, Generation | None, str, float]]:
+        """Answer a batch; after an error in halves, to fail only those that must."""
+        done: list[tuple[Prompt, Generation | None, str, float]] = []
+        queue = [batch]
+        while queue:
+            part = queue.pop(0)
+            started = time.perf_counter()
+            problem, no_memory = "", False
+            answers: list[Generation] = []
+            try:
+                answers = self.adapter.generate(
+                    [s.ids for s in part], [s.visual for s in part], self._limit, part[0].pruning
+                )
+                if len(answers) != len(part):
+                    raise ValueError(f"{len(answers)} answers to {len(part)} prompts")
+            except Exception as error:
+                problem, no_memory = cause(error), out_of_memory(error)
+                log.debug("generation failed", exc_info=True)
+            # Outside the except block: the failed batch's cache is free by now.
+            share = (time.perf_counter() - started) / len(part)
+            if not problem:
+                done += [(s, a, self._problem(s, a), share) for s, a in zip(part, answers)]
+            elif len(part) > 1:
+                log.warning("a batch of %d failed (%s); halving it", len(part), problem)
+                half = len(part) // 2
+                if no_memory:
+                    release_memory()
+                    tokens = half * (part[0].length + self._limit)
+                    self._most_tokens = min(self._most_tokens, tokens)
+                queue[:0] = [part[:half], part[half:]]
+            else:
+                if no_memory:
+                    release_memory()
+                done.append((part[0], None, f"generation failed: {problem}", share))
+        return done
+
+    def _problem(self, prompt: Prompt, answer: Generation) -> str:
+        """Why an answer cannot be believed."""
+        room = self.adapter.context
+        if answer.problem:
+            return f"generation failed: {answer.problem}"
+        if room is not None and prompt.length + answer.new_tokens > room:
+            return f"the answer ran past the model's context of {room} tokens"
+        return ""
+
+    def _commit(self, results: list[tuple[Prompt, Generation | None, str, float]]) -> None:
+        """Journal what is new, one append per cell, and say so."""
+        entries: dict[str, list[Entry]] = defaultdict(list)
+        failures: list[Failure] = []
+        for prompt, answer, problem, spent in results:
+            cell, document = prompt.cell, prompt.document
+            if self._closed(cell, document):
+                continue
+            if answer is None or problem:
+                failures.append((cell, document, problem))
+                continue
+            layers = list(answer.visual)
+            seconds = prompt.seconds | {"generate": spent}
+            entries[cell.id].append(
+                Entry(
+                    doc=document.index,
+                    answer=cut(answer.text, self.benchmark.stop),
+                    note=prompt.picture.note,
+                    text_tokens=len(prompt.ids) - 1,
+                    new_tokens=answer.new_tokens,
+                    visual=layers[0] if len(set(layers)) == 1 else layers,
+                    offered=self.adapter.offered(prompt.picture.tokens),
+                    grid=list(prompt.picture.tokens.grid),
+                    tiles=self.adapter.tiles(prompt.picture.tokens),
+                    complexity={k: round(v, 4) for k, v in prompt.complexity.items()},
+                    seconds={k: round(v, 6) for k, v in seconds.items()},
+                )
+            )
+        for cell in self.cells:
+            if cell.id in entries:
+                self._in_a_row[cell.id] = 0
+                self._append(cell, entries[cell.id])
+        self._fail(failures)
+
+    def _append(self, cell: Cell, entries: list[Entry]) -> None:
+        started = time.perf_counter()
+        journal = self.journals[cell.id]
+        if not journal.begun:
+            journal.begin(self.header(cell))
+        journal.append(entries)
+        self.seconds["journal"] += time.perf_counter() - started
+        self._counted += len(entries)
+        self.on_progress(len(entries))
+
+    def _fail_all(self, documents: Sequence[Document], why: str) -> None:
+        self._fail([(cell, document, why) for cell in self.cells for document in documents])
+
+    def _fail(self, failures: Iterable[Failure]) -> None:
+        """Journal failures; they close their documents for this run."""
+        now = time.time()
+        entries: dict[str, list[Entry]] = defaultdict(list)
+        for cell, document, why in failures:
+            if not self._closed(cell, document):
+                entries[cell.id].append(Entry(document.index, error=why, at=now))
+        for cell in self.cells:
+            new = entries.get(cell.id)
+            if not new:
+                continue
+            if not any(not e.error for e in self.journals[cell.id].entries.values()):
+                self._in_a_row[cell.id] += len(new)
+            self._append(cell, new)
+            if self._in_a_row[cell.id] >= HOPELESS:
+                log.error(
+                    "%s@%d on %s: given up after %d failures and no answer: %s",
+                    *(cell.strategy_name, cell.budget, cell.benchmark),
+                    *(self._in_a_row[cell.id], new[-1].error),
+                )
+
+
+class OddDocument(Exception):
+    """A document that cannot be asked, known when it was loaded."""
+
+
+def ranks_of(visuals: Sequence[Visual]) -> list[float]:
+    """Effective rank of the tokens that each prompt shows, batched where counts agree."""
+    if len({len(visual) for visual in visuals}) == 1:
+        return effective_rank_small(torch.stack([visual.embeds for visual in visuals])).tolist()
+    return [float(effective_rank_small(visual.embeds[None])) for visual in visuals]
+
+
+def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Consecutive lists of at most ``size`` items."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def cause(error: BaseException) -> str:
+    """An exception's type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error)
+    )
+
+
+def release_memory() -> None:
+    """Return what a failed call held to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def global_randomness() -> tuple:
+    """The state of the generators that a process shares."""
+    cuda: Any = ()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        cuda = tuple(state.numpy().tobytes() for state in torch.cuda.get_rng_state_all())
+    legacy: Any = np.random.get_state(legacy=True)
+    own = random.getstate(), legacy[1].tobytes(), legacy[2]
+    return own, torch.get_rng_state().numpy().tobytes(), cuda
+
+
+def _by_grid(pictures: list[Picture]) -> Iterator[list[Picture]]:
+    """Images whose tokens can be stacked."""
+    groups: dict[tuple[int, int], list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        groups[picture.tokens.grid].append(picture)
+    yield from groups.values()

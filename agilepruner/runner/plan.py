@@ -1,0 +1,365 @@
+"""From a composed config to cells: checked before anything is loaded or written, then identified.
+
+``plan`` needs no weights, no documents and no network. ``identify`` finds the files that will be
+loaded (fetching a checkpoint or data set from the hub where it is not here) and binds every cell to
+them. A benchmark whose documents cannot be had fails its own cells only.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from agilepruner.errors import UserError, unknown
+from agilepruner.runner import identity
+from agilepruner.runner.rows import SHOWN, describe
+from agilepruner.strategies.base import Strategy
+
+log = logging.getLogger(__name__)
+
+PROTOCOLS = ("lmms", "paper")
+# Parts of a protocol that say how answers are scored or shown, and change none of them.
+SCORING = ("headline", "unit_score", "units", "parts", "aggregations", "process_results", *SHOWN)
+# Where an answer is made, besides the adapter, strategy and prompt that the config names.
+ANSWERING = ("agilepruner.runner.answer", "evals.tasks")
+SCORERS = ("agilepruner.runner.score", "evals.scoring")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (model, strategy, budget, benchmark, protocol, suite): unit of work, identity, resume.
+
+    Attributes:
+        strategy_name: config name. strategy: the instance with its hyper-parameters.
+        budget: visual tokens kept per image; the model's full count for vanilla.
+        benchmark: config name.
+        identity: everything that decides an answer, and nothing else; empty until ``identify``.
+        scoring: digest of how answers become a row; no part of the identity, since another one
+            needs the journal replayed and no model.
+    """
+
+    strategy_name: str
+    strategy: Strategy
+    budget: int
+    benchmark: str
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    scoring: str = ""
+
+    @cached_property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits of the identity's hash."""
+        if not self.identity:
+            raise ValueError(f"{self.strategy_name} on {self.benchmark} has not been identified")
+        return identity.digest(dict(self.identity))
+
+    @property
+    def folder(self) -> str:
+        """Directory name: readable first, unique by its id."""
+        return f"{self.benchmark}-{self.strategy_name}-{self.budget}-{self.id}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A validated plan.
+
+    Attributes:
+        config: the composed config as plain data.
+        cells: vanilla first. directory: of its results.
+        sources: benchmark -> its files, once identified.
+        failed: benchmark -> why its documents cannot be had.
+        checkpoint: settings of ``model.load`` that name the local directories whose files were
+            hashed, once identified: what is loaded is what was hashed.
+    """
+
+    config: Mapping[str, Any]
+    cells: list[Cell]
+    directory: Path
+    sources: Mapping[str, Any] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Mapping[str, Any] = field(default_factory=dict)
+
+    def folder(self, cell: Cell) -> Path:
+        return self.directory / "cells" / cell.folder
+
+
+def plan(config: DictConfig) -> Run:
+    """Validate a config and list its cells; nothing is loaded but strategies.
+
+    Raises:
+        UserError: what is wrong and how to fix it.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise unknown("protocol", config.protocol, PROTOCOLS)
+    data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    budgets = _budgets(data["budget"])
+    if not data.get("strategy") or not data.get("benchmark"):
+        raise UserError("Choose at least one strategy and one benchmark.")
+    if data["limit"] is not None and (not isinstance(data["limit"], int) or data["limit"] < 1):
+        raise UserError(f"limit={data['limit']} is no number of documents; give 1 or more.")
+    strategies: dict[str, Strategy] = {
+        name: instantiate(settings) for name, settings in data["strategy"].items()
+    }
+    if data["vanilla"] and "vanilla" not in strategies:
+        strategies = {"vanilla": _vanilla(), **strategies}
+    _check_budgets(budgets, data["model"])
+    _check_model_path(data["model"])
+    possible = {
+        name: _possible(strategy, budgets, data["model"]) for name, strategy in strategies.items()
+    }
+    cells = []
+    for benchmark, settings in data["benchmark"].items():
+        if data["protocol"] not in settings["protocols"]:
+            raise UserError(
+                f"Benchmark '{benchmark}' has no protocol '{data['protocol']}'. "
+                f"Known: {', '.join(settings['protocols'])}."
+            )
+        describe(settings, data["protocol"])
+        if data["suite"]["kind"] == "directory":
+            from evals.sources import suite_file
+
+            suite_file(data["suite"], benchmark)
+        for name, strategy in strategies.items():
+            _check_needs(name, strategy, data["model"])
+            cells += [Cell(name, strategy, budget, benchmark) for budget in possible[name]]
+    cells.sort(key=lambda cell: cell.strategy_name != "vanilla")
+    return Run(data, cells, Path(data["results"]) / data["name"])
+
+
+def _budgets(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    for budget in values:
+        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+            raise UserError(
+                f"budget={budget} is impossible: a budget is the number of visual tokens kept per "
+                "image, 1 or more, e.g. budget=64 or budget=[32,64,128]."
+            )
+    if not values:
+        raise UserError("budget=[] leaves nothing to do; give e.g. budget=[32,64,128].")
+    return sorted(set(values), reverse=True)
+
+
+def _check_budgets(budgets: list[int], model: Mapping[str, Any]) -> None:
+    full, tiles = model["visual_tokens"], model.get("tiles", 1)
+    for budget in budgets:
+        if budget > full:
+            raise UserError(
+                f"budget={budget} is more than the {full} visual tokens of model "
+                f"'{model['name']}'. Choose 1 to {full}; strategy=vanilla keeps all."
+            )
+        if budget % tiles:
+            raise UserError(
+                f"budget={budget} cannot be shared by the {tiles} tiles of model "
+                f"'{model['name']}'. Choose a multiple of {tiles}, e.g. "
+                f"{max(tiles, budget // tiles * tiles)}."
+            )
+
+
+def _check_model_path(model: Mapping[str, Any]) -> None:
+    path = model["load"]["path"]
+    if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".")):
+        raise UserError(f"The model directory {path} does not exist. Set model.load.path.")
+
+
+def _vanilla() -> Strategy:
+    from agilepruner.strategies.baseline.vanilla import Vanilla
+
+    return Vanilla()
+
+
+def _possible(strategy: Strategy, budgets: list[int], model: Mapping[str, Any]) -> list[int]:
+    """The budgets that a strategy can be run at.
+
+    Raises:
+        UserError: none of them, with the smallest possible one.
+    """
+    full = model["visual_tokens"]
+    if not strategy.inside:
+        return budgets if strategy.budgeted else [full]
+    reached, refused = [], []
+    for budget in budgets:
+        try:
+            strategy.promise(full, budget, model["decoder_layers"])
+            reached.append(budget)
+        except UserError as error:
+            refused.append(error)
+    if not reached:
+        raise refused[0]
+    for refusal in refused:
+        log.warning("left out: %s", refusal)
+    return reached
+
+
+def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> None:
+    """Say before anything is loaded that a model lacks what a strategy reads."""
+    lacking = sorted(set(strategy.needs) - set(model["provides"]))
+    if lacking:
+        reasons = model.get("lacks") or {}
+        why = "; ".join(reasons[need] for need in lacking if need in reasons)
+        raise UserError(
+            f"Strategy '{name}' needs {', '.join(lacking)}, which model '{model['name']}' does not "
+            f"have{f' ({why})' if why else ''}. Choose another strategy or model."
+        )
+
+
+# --- identity ----------------------------------------------------------------------------------
+
+
+def identify(run: Run, fetch: bool = True) -> Run:
+    """Bind every cell to the bytes that decide its answers.
+
+    Args:
+        run: a plan.
+        fetch: download what is not here; False raises instead.
+
+    Raises:
+        UserError: the checkpoint cannot be had, or no benchmark's documents can.
+    """
+    from agilepruner.models.checkpoints import local
+
+    load = run.config["model"]["load"]
+    checkpoint = local(load["path"], load.get("revision"), "path", fetch)
+    joint: dict[str, str] = {}
+    places: dict[str, Any] = {"path": str(checkpoint), "revision": None}
+    if load.get("joint_space") and any("text_embeds" in c.strategy.needs for c in run.cells):
+        place = local(load["joint_space"], load.get("joint_space_revision"), "joint_space", fetch)
+        joint = {"joint_space": identity.checkpoint_digest(place)}
+        places["joint_space"] = str(place)
+    model = {"files": identity.checkpoint_digest(checkpoint), **joint, **_model(run.config)}
+    sources, failed = {}, {}
+    for name in run.config["benchmark"]:
+        try:
+            sources[name] = source_of(run.config, name, fetch)
+        except UserError as error:
+            if run.config["suite"]["kind"] == "directory":
+                raise
+            failed[name] = str(error)
+    if not sources:
+        raise UserError("; ".join(failed.values()))
+    cells = []
+    for cell in run.cells:
+        documents = sources[cell.benchmark].identity if cell.benchmark in sources else None
+        whole = cell_identity(run.config, cell, model, documents)
+        cells.append(replace(cell, identity=whole, scoring=scoring(run.config, cell.benchmark)))
+    return replace(run, cells=cells, sources=sources, failed=failed, checkpoint=places)
+
+
+def source_of(config: Mapping[str, Any], benchmark: str, fetch: bool = True) -> Any:
+    """Files of a benchmark's documents.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    from evals import sources
+
+    suite, settings = config["suite"], config["benchmark"][benchmark]
+    if suite["kind"] == "directory":
+        return sources.directory(suite, benchmark, identity.file_digest)
+    from evals.tasks import split_name
+
+    where = settings["protocols"][config["protocol"]].get("hub", settings["hub"])
+    listings = sources.hub(where, split_name(settings, config["protocol"]))
+    return sources.downloaded(where, listings, fetch)
+
+
+def cell_identity(
+    config: Mapping[str, Any],
+    cell: Cell,
+    model: Mapping[str, Any],
+    documents: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Everything that decides the answers of a cell, as plain data."""
+    settings = config["benchmark"][cell.benchmark]
+    protocol = settings["protocols"][config["protocol"]]
+    asked = asked_of(settings, config["protocol"])
+    code = [
+        *ANSWERING,
+        *strategy_modules(cell.strategy),
+        *identity.modules_named(config["model"]["load"]["_target_"]),
+        *identity.modules_named(asked),
+    ]
+    return {
+        "version": identity.VERSION,
+        "model": dict(model),
+        "strategy": described(cell.strategy),
+        "budget": cell.budget,
+        "benchmark": cell.benchmark,
+        "protocol": asked,
+        "unit": settings.get("unit") if config["limit"] else None,
+        "strata": settings.get("strata") if config["limit"] else None,
+        "limit": config["limit"],
+        "documents": documents and dict(documents),
+        "task": identity.task_digest(protocol["task"]),
+        "code": identity.code_digest(code),
+        "versions": identity.versions(identity.ANSWERED_BY),
+    }
+
+
+def asked_of(benchmark: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    """The part of a benchmark's protocol that decides what is asked, and how."""
+    said = benchmark["protocols"][protocol]
+    return {key: value for key, value in said.items() if key not in SCORING}
+
+
+def scoring(config: Mapping[str, Any], benchmark: str) -> str:
+    """Digest of everything between a cell's answers and its row."""
+    from evals.chair import language_source
+    from evals.sources import KINDS
+
+    kinds = Path(config["suite"]["directory"] or "") / KINDS
+    settings = config["benchmark"][benchmark]
+    protocol = settings["protocols"][config["protocol"]]
+    words = settings.get("needs_language_data", False)
+    return identity.digest(
+        {
+            "settings": {key: protocol[key] for key in SCORING if key in protocol},
+            "shown": describe(settings, config["protocol"]),
+            "unit": settings.get("unit"),
+            "suite": [config["suite"]["name"], config["suite"]["synthetic"]],
+            "kinds": identity.file_digest(kinds) if kinds.is_file() else "",
+            "language": language_source() if words else "",
+            "task": identity.task_digest(protocol["task"]),
+            "code": identity.code_digest([*SCORERS, *identity.modules_named(protocol)]),
+            "versions": identity.versions(identity.SCORED_BY),
+        }
+    )
+
+
+def _model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a model's config changes answers, besides its files."""
+    apart = {"_target_", "path", "revision", "device", "joint_space", "joint_space_revision"}
+    model = config["model"]
+    return {
+        "adapter": model["load"]["_target_"],
+        "max_new_tokens": model["max_new_tokens"],
+        **{key: value for key, value in model["load"].items() if key not in apart},
+    }
+
+
+def described(strategy: Strategy) -> dict[str, Any]:
+    """A strategy as plain data: class and hyper-parameters, those of nested strategies too."""
+    kind = type(strategy)
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", **parameters(strategy)}
+
+
+def parameters(strategy: Strategy) -> dict[str, Any]:
+    """The hyper-parameters as plain data; a strategy among them with its class."""
+    names: list[str] = [each.name for each in fields(strategy)] if is_dataclass(strategy) else []
+    found: dict[str, Any] = {}
+    for name in names:
+        value = getattr(strategy, name)
+        found[name] = described(value) if isinstance(value, Strategy) else value
+    return found
+
+
+def strategy_modules(strategy: Strategy) -> list[str]:
+    """Where a strategy's class and its bases are defined, and those of the strategies in it."""
+    found = [base.__module__ for base in type(strategy).__mro__ if base is not object]
+    for value in vars(strategy).values():
+        if isinstance(value, Strategy):
+            found += strategy_modules(value)
+    return list(dict.fromkeys(found))

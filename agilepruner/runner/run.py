@@ -1,0 +1,437 @@
+"""A run: answer what is not answered (this needs the model), score what is (this does not).
+
+Several processes may run the same command, or jobs of one sweep, in one results directory: each
+takes the shares of images that nobody holds, and all of them see each other's answers.
+"""
+
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agilepruner.errors import UserError
+from agilepruner.places import CONFIGS
+from agilepruner.runner import identity
+from agilepruner.runner.answer import Answering, Settings, Share
+from agilepruner.runner.claims import Claims
+from agilepruner.runner.journal import Journal
+from agilepruner.runner.plan import Cell, Run, asked_of, scoring, source_of
+from agilepruner.runner.progress import Progress
+from agilepruner.runner.rows import Row, drop_temporaries, read_row, write_row
+from agilepruner.runner.score import (
+    CellFailed,
+    blank_row,
+    complete,
+    header,
+    score_cell,
+    strategy_of,
+)
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 0.5  # between looks at what other processes have done
+SAY_WAITING = 60
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left.
+
+    Attributes:
+        rows: one per cell, done or failed, in the order of the cells.
+        problem: why it stopped before the end (a full disk); empty otherwise.
+    """
+
+    rows: list[Row]
+    problem: str = ""
+
+
+def execute(run: Run) -> Outcome:
+    """Answer and score every cell of an identified run that is not done.
+
+    Cells fail one by one: a failed cell has a row that says why, and the others go on.
+    """
+    rows = {cell.id: row for cell in run.cells if (row := row_of(run, cell)) is not None}
+    todo = [cell for cell in run.cells if cell.id not in rows]
+    problem = ""
+    if todo:
+        started = time.perf_counter()
+        spent: dict[str, float] = defaultdict(float)
+        with Claims(run.directory) as claims:
+            work = _Work(run, todo, claims, spent, rows)
+            try:
+                work.do()
+            except OSError as error:
+                problem = (
+                    f"{error.strerror or error}: nothing more can be stored in {run.directory}. "
+                    "What was answered before is safe: make room and run the same command."
+                )
+                log.error("%s", problem)
+        _say_where_time_went(spent, time.perf_counter() - started)
+    return Outcome([rows[cell.id] for cell in run.cells if cell.id in rows], problem)
+
+
+def row_of(run: Run, cell: Cell) -> Row | None:
+    """A cell's row, if it is done and was scored as it would be today."""
+    row = read_row(run.folder(cell) / "row.json", cell.id)
+    return row if row and row.status == "done" and row.scoring == cell.scoring else None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The cells of one benchmark, and the shares of its images (none: all is answered)."""
+
+    name: str
+    cells: list[Cell]
+    answering: Answering | None
+    shares: list[Share]
+
+
+class _Work:
+    """One call of ``execute``: the cells that are left, and what was loaded for them."""
+
+    def __init__(
+        self,
+        run: Run,
+        cells: list[Cell],
+        claims: Claims,
+        spent: dict[str, float],
+        rows: dict[str, Row],
+    ) -> None:
+        self.run, self.cells, self.claims, self.spent, self.rows = run, cells, claims, spent, rows
+        self.since = time.time()
+        self.journals = {c.id: Journal(run.folder(c), c.id, claims.writer) for c in cells}
+        self.benchmarks: dict[str, Any] = {}
+        self.failed = dict(run.failed)
+
+    def do(self) -> None:
+        clock = time.perf_counter()
+        self._load_benchmarks()
+        fresh = [c for c in self.cells if c.benchmark in self.benchmarks and not self._answered(c)]
+        adapter = load(self.run, fresh) if fresh else None
+        self.spent["load"] += time.perf_counter() - clock
+        total = sum(len(self.benchmarks[cell.benchmark].documents) for cell in fresh)
+        with Progress(total, len(self.cells)) as progress:
+            for cell in self.cells:
+                if cell.benchmark in self.failed:
+                    self._store(cell, self._not_loaded(cell))
+                    progress.cell_done()
+            held: list[_Part] = []
+            for name in self.benchmarks:
+                progress.benchmark(self.run.config["benchmark"][name]["label"])
+                cells = [cell for cell in self.cells if cell.benchmark == name]
+                mine = [cell for cell in fresh if cell.benchmark == name]
+                answering = self._answering(adapter, name, mine, progress) if mine else None
+                part = _Part(name, cells, answering, answering.shares() if answering else [])
+                if self._pass(part):
+                    held.append(part)
+                else:
+                    self._score(part, progress)
+            self._wait_for_others(held, progress)
+
+    def _load_benchmarks(self) -> None:
+        from evals import tasks
+
+        log.info("loading lmms-eval and the documents")
+        tasks.import_lmms_eval()
+        config = self.run.config
+        for name in dict.fromkeys(cell.benchmark for cell in self.cells):
+            if name in self.failed:
+                continue
+            try:
+                self.benchmarks[name] = tasks.load(
+                    *(name, config["benchmark"][name], self.run.sources[name]),
+                    *(config["protocol"], config["limit"]),
+                )
+            except Exception as error:  # its cells fail, and no other
+                said = (
+                    str(error)
+                    if isinstance(error, UserError)
+                    else f"{type(error).__name__}: {error}"
+                )
+                self.failed[name] = said
+                log.debug("loading failed", exc_info=True)
+                log.error("%s", said)
+
+    def _answered(self, cell: Cell) -> bool:
+        journal = self.journals[cell.id]
+        journal.refresh()
+        return complete(self.benchmarks[cell.benchmark], journal)
+
+    def _not_loaded(self, cell: Cell) -> Row:
+        row = blank_row(self.run.config, cell, cell.budget)
+        return replace(row, status="failed", error=self.failed[cell.benchmark])
+
+    def _answering(
+        self, adapter: Any, name: str, cells: list[Cell], progress: Progress
+    ) -> Answering:
+        config = self.run.config
+        settings = Settings(
+            images_per_window=config["images_per_window"],
+            batch_size=config["batch_size"],
+            workers=_workers(config["workers"], adapter),
+            most_new_tokens=config["model"]["max_new_tokens"],
+            since=self.since,
+        )
+        answering = Answering(
+            adapter,
+            self.benchmarks[name],
+            cells,
+            {cell.id: self.journals[cell.id] for cell in cells},
+            settings,
+            lambda cell: header(config, cell, adapter),
+            progress.documents,
+            self.spent,
+        )
+        answering.refresh()
+        for cell in cells:  # a journal whose header was damaged has its answers still
+            journal = self.journals[cell.id]
+            if journal.header is None and journal.entries:
+                journal.begin(answering.header(cell))
+        return answering
+
+    def _pass(self, part: _Part) -> bool:
+        """Answer the shares that nobody holds; whether others hold some."""
+        held = False
+        for number, share in enumerate(part.shares):
+            if part.answering is None or not part.answering.wanted(share):
+                continue
+            claim = f"share-{self._documents(part.name)}-{number}-of-{len(part.shares)}"
+            if not self.claims.take(claim):
+                held = True
+                continue
+            try:
+                part.answering.refresh()
+                part.answering.answer(share)
+            finally:
+                self.claims.give_back(claim)
+        return held
+
+    def _documents(self, name: str) -> str:
+        """What is shared: the documents, not the cells, so that jobs of a sweep take turns."""
+        cell = next(cell for cell in self.cells if cell.benchmark == name)
+        keys = ("documents", "limit", "protocol")
+        return f"{name}-{identity.digest({key: cell.identity[key] for key in keys})}"
+
+    def _wait_for_others(self, parts: list[_Part], progress: Progress) -> None:
+        """Finish what other processes hold: with them, or in their place when they are gone."""
+        said = time.monotonic()
+        while parts:
+            still = []
+            for part in parts:
+                if part.answering is not None:
+                    part.answering.refresh()
+                if self._pass(part):
+                    still.append(part)
+                else:
+                    self._score(part, progress)
+            parts = still
+            if parts and time.monotonic() - said > SAY_WAITING:
+                log.info("waiting for other processes on %s", ", ".join(p.name for p in parts))
+                said = time.monotonic()
+            if parts:
+                time.sleep(WAIT_SECONDS)
+
+    def _score(self, part: _Part, progress: Progress) -> None:
+        started = time.perf_counter()
+        if part.answering is not None:
+            part.answering.close()
+        claim = f"score-{part.name}"
+        self.claims.take(claim, wait=True)
+        try:
+            for cell in part.cells:
+                row = row_of(self.run, cell)
+                if row is None:
+                    row = self._score_cell(cell)
+                    self._store(cell, row)
+                self.rows[cell.id] = row
+                progress.cell_done()
+        finally:
+            self.claims.give_back(claim)
+        self.spent["score"] += time.perf_counter() - started
+
+    def _score_cell(self, cell: Cell) -> Row:
+        journal = self.journals[cell.id]
+        journal.refresh()
+        folder = self.run.folder(cell)
+        return score_cell(self.run.config, cell, self.benchmarks[cell.benchmark], journal, folder)
+
+    def _store(self, cell: Cell, row: Row) -> None:
+        self.rows[cell.id] = row  # first: the table is printed even where it cannot be stored
+        store(self.run.folder(cell), row)
+
+
+def store(folder: Path, row: Row) -> None:
+    """Write a row, and say so when it is a failed one.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    if row.status != "done":
+        what = f"{row.label} at {row.budget} on {row.benchmark_label}"
+        log.error("%s failed: %s", what, row.error)
+    folder.mkdir(parents=True, exist_ok=True)
+    drop_temporaries(folder)
+    write_row(folder / "row.json", row)
+
+
+def load(run: Run, cells: list[Cell]) -> Any:
+    """The adapter, loaded from the very files that the cells are bound to.
+
+    Raises:
+        UserError: it cannot be loaded, or its files changed meanwhile.
+    """
+    config = run.config["model"]
+    log.info("loading model '%s'", config["name"])
+    adapter = load_model({**config, "load": {**config["load"], **run.checkpoint}})
+    if cells[0].identity["model"]["files"] != identity.checkpoint_digest(
+        Path(run.checkpoint["path"])
+    ):
+        raise UserError(
+            f"The files of {run.checkpoint['path']} changed while they were loaded. Run the same "
+            "command again when they are whole."
+        )
+    revision = _revision(Path(run.checkpoint["path"]))
+    if revision:
+        adapter.environment["revision"] = revision
+    if any("text_embeds" in cell.strategy.needs for cell in cells):
+        adapter.text_embeds("")  # loads CLIP now, so that what fails fails here
+    header(run.config, cells[0], adapter)  # a model without FLOPs fails now as well
+    return adapter
+
+
+def _revision(checkpoint: Path) -> str:
+    """Commit of a hub snapshot; empty for a directory of the user's."""
+    return checkpoint.name if checkpoint.parent.name == "snapshots" else ""
+
+
+def load_model(model: Mapping[str, Any]) -> Any:
+    """Instantiate the adapter of a model config."""
+    settings = {k: v for k, v in model["load"].items() if k != "_target_"}
+    settings.pop("joint_space_revision", None)
+    return get_method(model["load"]["_target_"])(**settings)
+
+
+def _workers(wanted: int | None, adapter: Any) -> int:
+    """Generation threads: one per core on a CPU, one on a GPU."""
+    if wanted is not None:
+        return wanted
+    return 1 if "cuda" in adapter.environment["device"] else cores()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def _say_where_time_went(spent: Mapping[str, float], total: float) -> None:
+    known = sum(spent.values())
+    parts = [f"{name} {seconds:.1f}s" for name, seconds in spent.items() if seconds >= 0.05]
+    parts.append(f"other {max(0.0, total - known):.1f}s")
+    log.info("%.1f s: %s", total, ", ".join(parts))
+
+
+# --- from disk ---------------------------------------------------------------------------------
+
+
+def folders(directory: Path) -> Iterator[tuple[Path, str]]:
+    """Cell folders of a results directory and the ids in their names."""
+    for folder in sorted((directory / "cells").glob("*")):
+        if folder.is_dir():
+            yield folder, folder.name.rpartition("-")[2]
+
+
+def rows_in(directory: Path) -> list[Row]:
+    """Every row of a results directory that can be believed."""
+    found = (read_row(folder / "row.json", cell) for folder, cell in folders(directory))
+    return [row for row in found if row is not None]
+
+
+def rescore(directory: Path) -> list[Row]:
+    """Score every journal of a results directory with today's code; no model is loaded.
+
+    Raises:
+        UserError: there is nothing to score.
+    """
+    rows: list[Row] = []
+    loaded: dict[str, Any] = {}
+    with Claims(directory) as claims:
+        claims.take("score", wait=True)
+        for folder, cell_id in folders(directory):
+            journal = Journal(folder, cell_id, claims.writer)
+            journal.refresh()
+            if journal.header is None:
+                continue
+            row = _rescored(journal, folder, loaded)
+            store(folder, row)
+            rows.append(row)
+    if not rows:
+        raise UserError(f"{directory} holds no journals. Names are those of earlier runs: name=...")
+    return rows
+
+
+def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
+    from evals import tasks
+
+    said = journal.header or {}
+    known, config = said["identity"], said["config"]
+    (name,) = config["benchmark"]
+    config = {**config, "suite": _suite(config["suite"])}
+    config = {**config, "benchmark": {name: _as_configured_today(config, name, known)}}
+    cell = Cell(said["strategy_name"], strategy_of(known["strategy"]), known["budget"], name, known)
+    cell = replace(cell, scoring=scoring(config, name))
+    parts = (config["suite"], config["benchmark"][name], config["protocol"], config["limit"])
+    try:
+        if cell.id != journal.cell:
+            raise CellFailed("its header is not that of this cell")
+        key = identity.digest(parts)
+        if key not in loaded:
+            source = source_of(config, name)
+            benchmark = tasks.load(name, parts[1], source, *parts[2:])
+            loaded[key] = source.identity, benchmark
+        documents, benchmark = loaded[key]
+        if identity.digest(documents) != identity.digest(known["documents"]):
+            raise CellFailed("the documents changed since they were answered; run it again")
+    except (UserError, CellFailed) as error:
+        row = blank_row(config, cell, cell.budget)
+        return replace(row, status="failed", error=str(error))
+    return score_cell(config, cell, benchmark, journal, folder)
+
+
+def _suite(suite: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The suite of a journal; one of ours that was written elsewhere is where ours is here."""
+    path = CONFIGS / "suite" / f"{suite['name']}.yaml"
+    if suite["kind"] != "directory" or Path(suite["directory"]).is_dir() or not path.is_file():
+        return suite
+    ours = OmegaConf.to_container(OmegaConf.load(path), resolve=True, throw_on_missing=False)
+    return {**suite, "directory": ours["directory"]}  # type: ignore[index, call-overload]
+
+
+def _as_configured_today(
+    config: Mapping[str, Any], name: str, known: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Today's config of a benchmark, unless it asks otherwise than the journal was asked."""
+    recorded = config["benchmark"][name]
+    overrides = [f"benchmark=[{name}]", f"model={config['model']['name']}"]
+    overrides += [f"protocol={config['protocol']}"]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+            composed = compose("config", overrides=overrides)
+        today: Any = OmegaConf.to_container(composed.benchmark[name], resolve=True)
+        asked = identity.digest(asked_of(today, config["protocol"]))
+    except (HydraException, OmegaConfBaseException, KeyError, ValueError):
+        return recorded
+    return today if asked == identity.digest(known["protocol"]) else recorded

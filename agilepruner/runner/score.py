@@ -1,0 +1,309 @@
+"""From a journal to a row: metrics, audit, FLOPs and complexity. No model is needed.
+
+A journal's header says under which config its cell was answered and what of the model scoring must
+know, so a directory of journals can be scored anywhere: a changed metric or formula is seconds.
+"""
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from agilepruner import __version__
+from agilepruner.errors import UserError
+from agilepruner.flops import Architecture, document_flops, selection_flops
+from agilepruner.runner.journal import Entry, Journal
+from agilepruner.runner.plan import Cell, parameters
+from agilepruner.runner.rows import Row, describe
+from agilepruner.strategies.base import Strategy
+
+log = logging.getLogger(__name__)
+
+VERSIONS = ("torch", "transformers", "lmms-eval", "datasets", "hydra-core")
+
+
+def header(config: Mapping[str, Any], cell: Cell, adapter: Any) -> dict[str, Any]:
+    """What a journal says of itself: whose it is, and all that scoring and audit must know."""
+    return {
+        "identity": dict(cell.identity),
+        "strategy_name": cell.strategy_name,
+        "config": {
+            **{key: config[key] for key in ("protocol", "limit", "suite", "model")},
+            "benchmark": {cell.benchmark: config["benchmark"][cell.benchmark]},
+        },
+        "model": {
+            "full": adapter.full,
+            "tile_budget": adapter.tile_budget(cell.budget),
+            "exact_budget": adapter.exact_budget,
+            "architecture": asdict(Architecture.from_config(adapter.config)),
+        },
+        "environment": environment(adapter),
+    }
+
+
+def environment(adapter: Any) -> dict[str, Any]:
+    """Versions, hardware and numerics of this process."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "agilepruner": __version__,
+        "python": sys.version.split()[0],
+        **{name: importlib.metadata.version(name) for name in VERSIONS},
+        "hardware": gpu or f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
+        "threads": torch.get_num_threads(),
+        **adapter.environment,
+    }
+
+
+def complete(benchmark: Any, journal: Journal) -> bool:
+    """Whether a journal answers every document and says what scoring must know."""
+    entries = journal.entries
+    return journal.header is not None and all(
+        d.index in entries and not entries[d.index].error for d in benchmark.documents
+    )
+
+
+def score_cell(
+    config: Mapping[str, Any], cell: Cell, benchmark: Any, journal: Journal, folder: Path
+) -> Row:
+    """The row of a cell; a failed one, with the reason, when anything is missing or wrong.
+
+    Args:
+        config: the composed config.
+        cell: whose row.
+        benchmark: its loaded documents.
+        journal: refreshed.
+        folder: where metrics may leave files.
+    """
+    started = time.perf_counter()
+    facts = (journal.header or {}).get("model", {})
+    row = blank_row(config, cell, facts.get("full", cell.budget))
+    row = replace(row, environment=(journal.header or {}).get("environment", {}))
+    entries = journal.entries
+    failed = [d.index for d in benchmark.documents if d.index in entries and entries[d.index].error]
+    missing = [d.index for d in benchmark.documents if d.index not in entries]
+    try:
+        if failed:
+            first = entries[failed[0]]
+            given_up = f"; {len(missing)} were not tried" if missing else ""
+            raise CellFailed(
+                f"{len(failed)} of {len(benchmark.documents)} documents failed{given_up}; "
+                f"document {first.doc}: {first.error}"
+            )
+        if missing or journal.header is None:
+            raise CellFailed(f"{len(missing)} documents have no answer (first: {missing[:3]})")
+        documents = [entries[d.index] for d in benchmark.documents]
+        architecture = architecture_of(facts["architecture"])
+        audit(cell, documents, facts, architecture.layers)
+        scored = _scored(config, cell, benchmark, entries, folder)
+        measured = measures(documents, cell, facts, architecture)
+    except Exception as error:  # this cell only: the others go on
+        why = str(error).strip()
+        if not isinstance(error, CellFailed | UserError):
+            why = f"{type(error).__name__}: {why or 'no message'}"
+            log.debug("scoring failed", exc_info=True)
+        return replace(row, status="failed", error=why, failures=len(failed))
+    measured["seconds"]["score"] = round(time.perf_counter() - started, 4)
+    notes = [*scored.pop("notes"), *_notes(documents)]
+    empty = sum(not entry.answer for entry in documents)
+    return replace(row, **scored, **measured, notes=notes, empty_answers=empty)
+
+
+class CellFailed(Exception):
+    """A cell has no score; the message says why."""
+
+
+def architecture_of(data: Mapping[str, Any]) -> Architecture:
+    """An architecture from a header's plain data."""
+    return Architecture(
+        **{
+            **data,
+            "grid": tuple(data["grid"]),
+            "projector": tuple(tuple(sizes) for sizes in data["projector"]),
+        }
+    )
+
+
+def _notes(entries: Iterable[Entry]) -> list[str]:
+    counts: dict[str, int] = defaultdict(int)
+    for entry in entries:
+        if entry.note:
+            counts[entry.note] += 1
+    return [f"{count} documents: {note}" for note, count in counts.items()]
+
+
+def _scored(
+    config: Mapping[str, Any],
+    cell: Cell,
+    benchmark: Any,
+    entries: Mapping[int, Entry],
+    folder: Path,
+) -> dict[str, Any]:
+    """The fields of a row that the benchmark's own scoring gives."""
+    from evals.scoring import score
+    from evals.sources import kinds
+
+    kind = kinds(config["suite"], cell.benchmark)
+    answers = {doc: entry.answer or "" for doc, entry in entries.items()}
+    scores = score(benchmark, answers, folder)
+    return {
+        "value": scores.value,
+        "scale": scores.scale,
+        "metric": scores.metric,
+        "higher_is_better": scores.higher_is_better,
+        "metrics": scores.metrics,
+        "scores": scores.units,
+        "clusters": scores.clusters,
+        "documents": scores.documents,
+        "kinds": [kind.get(doc, "") for doc in scores.documents] if kind else None,
+        "n": scores.n,
+        "notes": scores.notes,
+    }
+
+
+def blank_row(config: Mapping[str, Any], cell: Cell, full: int) -> Row:
+    """A row with everything but the scores."""
+    benchmark = config["benchmark"][cell.benchmark]
+    headline = benchmark["protocols"][config["protocol"]]["headline"]
+    return Row(
+        id=cell.id,
+        identity=dict(cell.identity),
+        model=config["model"]["name"],
+        strategy=cell.strategy_name,
+        family=cell.strategy.family,
+        label=cell.strategy.label,
+        parameters=parameters(cell.strategy),
+        choice=cell.strategy.choice,
+        budget=cell.budget,
+        full=full,
+        benchmark=cell.benchmark,
+        benchmark_label=benchmark["label"],
+        protocol=config["protocol"],
+        suite=config["suite"]["name"],
+        synthetic=config["suite"]["synthetic"],
+        status="done",
+        scoring=cell.scoring,
+        metric=headline["metric"],
+        higher_is_better=headline.get("higher_is_better", True),
+        scale=float(headline["scale"]),
+        **describe(benchmark, config["protocol"]),
+    )
+
+
+# --- audit -------------------------------------------------------------------------------------
+
+
+def audit(cell: Cell, entries: Iterable[Entry], facts: Mapping[str, Any], layers: int) -> None:
+    """Hold measured visual tokens against what the strategy promises, layer by layer.
+
+    Raises:
+        CellFailed: with the document and both numbers.
+    """
+    for entry in entries:
+        promised = promised_tokens(cell, entry, facts, layers)
+        if promised is None:
+            continue
+        seen = entry.visual if isinstance(entry.visual, list) else [entry.visual] * layers
+        if seen != promised:
+            layer = next((i for i, (a, b) in enumerate(zip(seen, promised)) if a != b), 0)
+            raise CellFailed(
+                f"document {entry.doc}: {seen[layer]} visual tokens in layer {layer} of the "
+                f"language model, the strategy promises {promised[layer]} (budget {cell.budget}, "
+                f"the image has {entry.offered})"
+            )
+
+
+def promised_tokens(
+    cell: Cell, entry: Entry, facts: Mapping[str, Any], layers: int
+) -> list[int] | None:
+    """Visual tokens of each decoder layer; None where the image decides."""
+    strategy, tile = cell.strategy, prod(entry.grid or (0, 0))
+    if strategy.inside:
+        return strategy.promise(entry.offered, cell.budget, layers)
+    promised = strategy.promise(tile, facts["tile_budget"], layers)
+    if promised is None:
+        return None
+    if promised[0] == tile:
+        return [entry.offered] * layers
+    if not facts["exact_budget"]:  # newlines between rows of tiles come with what is kept
+        return None
+    return [entry.tiles * count for count in promised]
+
+
+def measures(
+    entries: Sequence[Entry], cell: Cell, facts: Mapping[str, Any], architecture: Architecture
+) -> dict[str, Any]:
+    """Kept tokens, FLOPs, complexity and seconds of a cell, from its journal."""
+    layers = architecture.layers
+    per_layer = [e.visual if isinstance(e.visual, list) else [e.visual] * layers for e in entries]
+    entering = [visual[0] for visual in per_layer]
+    known: dict[tuple, dict[str, float]] = {}
+    totals: dict[str, float] = defaultdict(float)
+    for entry, visual in zip(entries, per_layer):
+        grid, tiles = entry.grid or (0, 0), entry.tiles
+        key = (*visual, entry.text_tokens, entry.new_tokens, *grid, tiles)
+        if key not in known:
+            seen = architecture.at_grid(*(size * architecture.merge for size in grid))
+            known[key] = document_flops(
+                seen,
+                visual,
+                entry.text_tokens,
+                entry.new_tokens,
+                tiles=tiles,
+                selection=selection_flops(cell.strategy, seen, facts["tile_budget"], tiles),
+            )
+        for part, value in known[key].items():
+            totals[part] += value
+    n = len(entries)
+    complexity = defaultdict(list)
+    seconds: dict[str, float] = defaultdict(float)
+    for entry in entries:
+        for name, value in (entry.complexity or {}).items():
+            complexity[name].append(value)
+        for part, value in (entry.seconds or {}).items():
+            seconds[part] += value
+    return {
+        "kept": {
+            "min": min(entering),
+            "mean": sum(entering) / n,
+            "max": max(entering),
+            "layer_mean": sum(sum(visual) / layers for visual in per_layer) / n,
+        },
+        "text_tokens": sum(entry.text_tokens for entry in entries) / n,
+        "new_tokens": sum(entry.new_tokens for entry in entries) / n,
+        "flops": {part: value / n for part, value in totals.items()},
+        "complexity": {name: sum(values) / len(values) for name, values in complexity.items()},
+        "seconds": {part: round(value, 4) for part, value in seconds.items()},
+    }
+
+
+# --- from disk ---------------------------------------------------------------------------------
+
+
+def strategy_of(data: Mapping[str, Any]) -> Strategy:
+    """A strategy from the plain data of an identity.
+
+    Raises:
+        UserError: its class is no longer there, or has other hyper-parameters.
+    """
+    module, _, name = data["class"].rpartition(".")
+    values = {
+        key: strategy_of(value) if isinstance(value, Mapping) and "class" in value else value
+        for key, value in data.items()
+        if key != "class"
+    }
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return getattr(importlib.import_module(module), name)(**values)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"The strategy {data['class']} of this journal: {error}.") from error

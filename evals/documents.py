@@ -1,0 +1,195 @@
+"""The rows of a split, from its parquet files: columns in memory, images read when asked for.
+
+The files are read as they are: no converted copy in a cache that could be of other bytes. An image
+is known by its content; what a column says of it is not asked.
+"""
+
+import hashlib
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetInfo, Features
+from datasets import Image as ImageFeature
+from PIL import Image, ImageFile
+
+ROW_GROUPS_KEPT = 2  # of images, in memory
+_decoding = threading.Lock()  # Pillow's tolerance of truncated files is a setting of the process
+
+
+class Split:
+    """Documents of one split.
+
+    Args:
+        files: parquet files, in order.
+        images: parquet files of a second table with the images, where they are apart (GQA).
+        image_of: (column of the documents, column of that table) that join them.
+
+    Raises:
+        OSError, pyarrow.ArrowException: a file cannot be read.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        images: Sequence[Path] = (),
+        image_of: tuple[str, str] = ("", ""),
+    ) -> None:
+        self._tables = [pq.ParquetFile(path) for path in files]
+        features = Features.from_arrow_schema(self._tables[0].schema_arrow)
+        pictures = [name for name, feature in features.items() if _is_image(feature)]
+        kept = {name: feature for name, feature in features.items() if name not in pictures}
+        schema = Features(kept).arrow_schema
+        parts = [table.read(columns=list(kept)).cast(schema) for table in self._tables]
+        info = DatasetInfo(features=Features(kept))
+        self.columns = Dataset(pa.concat_tables(parts), info=info)
+        self._elsewhere = Split(images) if images else None
+        self._image_of = image_of
+        self._pictures = {name: features[name] for name in pictures}
+        self._groups = _Groups(files, self._tables, list(self._pictures))
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """A document's columns without its images, fresh (scorers change them in place)."""
+        return self.columns[index]
+
+    def source(self, index: int) -> tuple[str, bytes | None]:
+        """Name of the image column and the image's encoded bytes; None: there is no image."""
+        if self._elsewhere is not None:
+            key = self.columns[index][self._image_of[0]]
+            try:
+                return self._elsewhere.source(self._position[key])
+            except KeyError:
+                raise ValueError(f"there is no image {key!r} in the table of images") from None
+        if not self._pictures:
+            return "image", None
+        name = next(iter(self._pictures))
+        return name, self._groups.content(index, name)
+
+    @cached_property
+    def _position(self) -> dict[Any, int]:
+        assert self._elsewhere is not None
+        return {key: i for i, key in enumerate(self._elsewhere.columns[self._image_of[1]])}
+
+    def image_digest(self, index: int) -> str | None:
+        """Hash of the image's encoded bytes; None where there is none or it cannot be read."""
+        try:
+            _, content = self.source(index)
+        except (OSError, ValueError):
+            return None
+        return None if content is None else hashlib.sha256(content).hexdigest()[:24]
+
+    def document(self, index: int) -> tuple[dict[str, Any], str]:
+        """A document with its decoded image, and what a reader must know of that image (or "").
+
+        Raises:
+            ValueError: there is no image, or it is none.
+            OSError: it cannot be decoded.
+        """
+        name, content = self.source(index)
+        if content is None:
+            raise ValueError("the document has no image")
+        image, note = decode(content)
+        return {**self.record(index), name: image}, note
+
+
+class _Groups:
+    """Image columns of parquet files, a row group at a time."""
+
+    def __init__(self, files: Sequence[Path], tables: Sequence[Any], names: list[str]) -> None:
+        self._names, self._tables = names, tables
+        self._folders = [path.parent for path in files]
+        self._places = [
+            (t, g) for t, table in enumerate(tables) for g in range(table.num_row_groups)
+        ]
+        sizes = [tables[t].metadata.row_group(g).num_rows for t, g in self._places]
+        self._starts = [0, *accumulate(sizes)]
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    def content(self, index: int, name: str) -> bytes | None:
+        """Encoded bytes of one image, from the row or from the file that it names."""
+        place = bisect_right(self._starts, index) - 1
+        table, group = self._places[place]
+        if place not in self._kept:
+            self._kept[place] = self._tables[table].read_row_group(group, columns=self._names)
+            while len(self._kept) > ROW_GROUPS_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(place)
+        value = self._kept[place][name][index - self._starts[place]].as_py()
+        if value is None or isinstance(value, bytes):
+            return value
+        if value.get("bytes") is not None:
+            return bytes(value["bytes"])
+        if value.get("path"):
+            return locate(value["path"], self._folders[table]).read_bytes()
+        return None
+
+
+def locate(path: str, folder: Path) -> Path:
+    """The file that a parquet names: beside the parquet, or as it is."""
+    beside = folder / path
+    return beside if beside.is_file() else Path(path)
+
+
+def outside(files: Iterable[Path]) -> list[Path]:
+    """Image files that parquet files name instead of holding their bytes, in order."""
+    found = []
+    for file in files:
+        table = pq.ParquetFile(file)
+        features = Features.from_arrow_schema(table.schema_arrow)
+        for name in [n for n, feature in features.items() if _is_image(feature)]:
+            if _all_inside(table, f"{name}.bytes"):
+                continue
+            for value in table.read(columns=[name])[name].to_pylist():
+                if value and value.get("bytes") is None and value.get("path"):
+                    found.append(locate(value["path"], file.parent))
+    return found
+
+
+def _all_inside(table: Any, column: str) -> bool:
+    """Whether the statistics of every row group say that a column has no nulls."""
+    for group in range(table.num_row_groups):
+        part = table.metadata.row_group(group)
+        chunks = [part.column(i) for i in range(part.num_columns)]
+        known = [c for c in chunks if c.path_in_schema == column and c.statistics is not None]
+        if not known or not known[0].statistics.has_null_count or known[0].statistics.null_count:
+            return False
+    return True
+
+
+def _is_image(feature: Any) -> bool:
+    if isinstance(feature, ImageFeature):
+        return True
+    return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+
+
+def decode(content: bytes) -> tuple[Image.Image, str]:
+    """An image as ``datasets`` (and so lmms-eval) decodes it, and a note when it is damaged.
+
+    lmms-eval fills what a truncated file lacks with grey, for the whole process and in silence.
+    Here a file is tolerated only after it was found truncated, and the note says so.
+
+    Raises:
+        OSError: it cannot be decoded at all.
+    """
+    feature, value = ImageFeature(), {"bytes": content, "path": None}
+    with _decoding:
+        try:
+            return feature.decode_example(value), ""
+        except OSError as error:
+            if "truncated" not in str(error):
+                raise
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+        try:
+            return feature.decode_example(value), "truncated image, its missing part is grey"
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
