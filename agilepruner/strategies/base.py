@@ -1,6 +1,7 @@
 """The contract between a strategy and everything else: tokens in, a selection out.
 
-A strategy is a frozen dataclass whose fields are its hyper-parameters. It implements
+A strategy is a frozen dataclass whose fields are its hyper-parameters, each with its range
+(``share: Annotated[float, Range(0, 1)] = 0.5``), checked when it is made. It implements
 ``select(tokens, budget)``, batched over images, and declares in ``needs`` which of the captured
 tensors it reads, so that an adapter captures only those. Callers use ``strategy(tokens, budget)``,
 which checks the input once, answers budgets that keep everything, and checks the output, so that
@@ -8,13 +9,14 @@ which checks the input once, answers budgets that keep everything, and checks th
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from agilepruner.errors import UserError
+from agilepruner.ranges import conform, declared, shown
 
 FAMILIES = ("baseline", "attention", "diversity", "adaptive", "decoder")
 
@@ -246,6 +248,19 @@ class Strategy:
         if not self.budgeted:
             return None
         return [budget + self.extra if budget < tokens else tokens] * layers
+
+    def __post_init__(self) -> None:
+        """Check every hyper-parameter against the range declared beside it.
+
+        Raises:
+            UserError: naming the strategy, the parameter, the value, its range and its default.
+        """
+        cls: Any = type(self)
+        for parameter in fields(cls):  # subclasses are dataclasses
+            name, default = parameter.name, parameter.default
+            note = "" if default is MISSING else f"default {shown(default)}"
+            kind, where = declared(cls)[name], f"{cls.__name__}: {name}"
+            object.__setattr__(self, name, conform(kind, getattr(self, name), where, note))
 
     @abstractmethod
     def select(self, tokens: VisualTokens, budget: int) -> Selection:

@@ -1,13 +1,14 @@
 """AgilePruner: attention order, thinned by a distance threshold that grows with erank."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from agilepruner.complexity import attention_entropy, effective_rank_of_gram
 from agilepruner.linalg import gram
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 
 
@@ -30,9 +31,9 @@ class AgilePruner(Strategy):
         slope: threshold per rank, for an image of average effective rank.
     """
 
-    erank_avg: float = 90.0
-    tau_max: float = 0.25
-    slope: float = 0.01
+    erank_avg: Annotated[float, Range(1, 10_000)] = 90.0
+    tau_max: Annotated[float, Range(0, 2)] = 0.25
+    slope: Annotated[float, Range(0, 2)] = 0.01
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner"
@@ -55,7 +56,7 @@ class AgilePrunerConstant(Strategy):
         tau: the threshold, a cosine distance; 0 suppresses nothing and leaves FasterVLM.
     """
 
-    tau: float = 0.1
+    tau: Annotated[float, Range(0, 2)] = 0.1
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner (constant threshold)"
@@ -78,9 +79,9 @@ class AgilePrunerEntropy(Strategy):
         slope: threshold per rank, for an image of average entropy.
     """
 
-    entropy_avg: float = 4.72
-    tau_max: float = 0.25
-    slope: float = 0.01
+    entropy_avg: Annotated[float, Range(0.1, 20)] = 4.72
+    tau_max: Annotated[float, Range(0, 2)] = 0.25
+    slope: Annotated[float, Range(0, 2)] = 0.01
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner (entropy)"

@@ -1,11 +1,12 @@
 """BAT: attentive patches matched, inattentive ones clustered. Our port."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, top
 from agilepruner.strategies.clustering import density_peaks
 from agilepruner.strategies.geometry import unit
@@ -30,8 +31,8 @@ class BAT(Strategy):
         matched: pairs to merge, as a share of the attentive tokens.
     """
 
-    share: float = 0.5
-    matched: float = 0.25
+    share: Annotated[float, Range(0, 1)] = 0.5
+    matched: Annotated[float, Range(0, 1)] = 0.25
 
     family: ClassVar = "adaptive"
     label: ClassVar = "BAT (our port)"
@@ -54,7 +55,7 @@ class BAT(Strategy):
 
     def _groups(self, x: Tensor, order: Tensor, budget: int) -> tuple[Tensor, Tensor]:
         """(K,) patches that stand for the groups, ascending; (N,) group of each patch."""
-        attentive = int(budget * self.share)
+        attentive = min(int(budget * self.share), budget - 1)  # one token stands for the others
         pairs = min(int(attentive * self.matched), len(order) - budget)
         stands = torch.arange(len(order), device=order.device)  # patch that stands for each patch
         attended, others = order[: attentive + pairs], order[attentive + pairs :]
@@ -63,9 +64,8 @@ class BAT(Strategy):
             similarity, partner = (x[first] @ x[second].T).max(dim=1)
             merged = top(similarity, pairs)
             stands[first[merged]] = second[partner[merged]]
-        if attentive < budget:
-            others = others.sort().values
-            centres, cluster = density_peaks(x[others], budget - attentive, NEIGHBOURS)
-            stands[others] = others[centres[cluster]]
+        others = others.sort().values
+        centres, cluster = density_peaks(x[others], budget - attentive, NEIGHBOURS)
+        stands[others] = others[centres[cluster]]
         kept, groups = stands.unique(return_inverse=True)  # ascending
         return kept, groups

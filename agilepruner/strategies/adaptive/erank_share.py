@@ -1,12 +1,19 @@
 """Erank-guided share: any hybrid strategy, its attention share set per image."""
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
 from agilepruner.complexity import effective_rank
+from agilepruner.errors import UserError
+from agilepruner.ranges import Range, Rule
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens
+
+hybrid = Rule(
+    "a strategy with a share of the budget chosen by attention",
+    lambda inner: isinstance(inner, Strategy) and hasattr(inner, "share"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,20 +32,28 @@ class ErankShare(Strategy):
         high: largest share.
     """
 
-    inner: Any
-    erank_avg: float = 90.0
-    centre: float = 0.5
-    slope: float = 0.5
-    low: float = 0.1
-    high: float = 0.9
+    inner: Annotated[Any, hybrid]
+    erank_avg: Annotated[float, Range(1, 10_000)] = 90.0
+    centre: Annotated[float, Range(-10, 10)] = 0.5
+    slope: Annotated[float, Range(-10, 10)] = 0.5
+    low: Annotated[float, Range(0, 1)] = 0.1
+    high: Annotated[float, Range(0, 1)] = 0.9
 
     family: ClassVar = "adaptive"
     paper: ClassVar = "2603.01236"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > self.high:
+            raise UserError(
+                f"ErankShare: low={self.low} is more than high={self.high}; no share is between."
+            )
+
     @property
     def label(self) -> str:  # type: ignore[override]
         """The inner strategy's name and the direction."""
-        return f"{self.inner.label} + {'erank' if self.slope > 0 else 'inverse erank'}"
+        direction = "erank" if self.slope > 0 else "inverse erank" if self.slope else "fixed share"
+        return f"{self.inner.label} + {direction}"
 
     @property
     def needs(self) -> set[str]:  # type: ignore[override]

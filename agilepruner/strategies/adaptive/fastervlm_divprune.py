@@ -1,8 +1,9 @@
 """FasterVLM + DivPrune: a share by attention, the rest by diversity."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 from agilepruner.strategies.diversity.divprune import most_isolated
 from agilepruner.strategies.geometry import cosine_distances, farthest_first
@@ -19,7 +20,7 @@ class FasterVLMDivPrune(Strategy):
         share: of the budget, chosen by attention.
     """
 
-    share: float = 0.5
+    share: Annotated[float, Range(0, 1)] = 0.5
 
     family: ClassVar = "adaptive"
     label: ClassVar = "FasterVLM + DivPrune"

@@ -1,11 +1,12 @@
 """VisPruner: half by attention, half by removing similar patches."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 from agilepruner.strategies.geometry import unit
 
@@ -30,7 +31,7 @@ class VisPruner(Strategy):
         share: of the budget, chosen by attention.
     """
 
-    share: float = 0.5
+    share: Annotated[float, Range(0, 1)] = 0.5
 
     family: ClassVar = "adaptive"
     label: ClassVar = "VisPruner"

@@ -1,10 +1,11 @@
 """VisionZip: dominant tokens by attention, the rest merged into a few contextual ones."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, top
 from agilepruner.strategies.geometry import unit
 
@@ -23,7 +24,7 @@ class VisionZip(Strategy):
         contextual_share: share of the budget for contextual tokens; 10 of 64 as published.
     """
 
-    contextual_share: float = 10 / 64
+    contextual_share: Annotated[float, Range(0, 1)] = 10 / 64
 
     family: ClassVar = "attention"
     label: ClassVar = "VisionZip"

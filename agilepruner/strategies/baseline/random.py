@@ -1,10 +1,11 @@
 """Random: the baseline that every strategy must beat."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 
 
@@ -19,7 +20,7 @@ class Random(Strategy):
         seed: run several and report their mean and spread.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
 
     family: ClassVar = "baseline"
     label: ClassVar = "Random"

@@ -1,8 +1,9 @@
 """FastV: after the first layers, keep what the last prompt token attends to."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.decoder.schedule import DecoderStrategy, Stage, at_depths, solve
 
 
@@ -21,7 +22,7 @@ class FastV(DecoderStrategy):
         depth: K as a fraction of the layers.
     """
 
-    depth: float = 2 / 32
+    depth: Annotated[float, Range(0, 1)] = 2 / 32
 
     label: ClassVar = "FastV"
     paper: ClassVar = "2403.06764"

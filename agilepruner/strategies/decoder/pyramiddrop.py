@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agilepruner.strategies.decoder.schedule import DecoderStrategy, Stage, at_depths, solve
+from agilepruner.strategies.decoder.schedule import DecoderStrategy, Depths, Stage, at_depths, solve
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PyramidDrop(DecoderStrategy):
         depths: where the stages are, as fractions of the layers.
     """
 
-    depths: tuple[float, ...] = (1 / 16, 3 / 8, 11 / 16)
+    depths: Depths = (1 / 16, 3 / 8, 11 / 16)
 
     label: ClassVar = "PyramidDrop"
     paper: ClassVar = "2410.17247"
@@ -30,9 +30,6 @@ class PyramidDrop(DecoderStrategy):
     ranks: ClassVar = "next"
     positions: ClassVar = "reset"
     decoding: ClassVar = "compact"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))  # configs give lists
 
     def plan(self, layers: int, tokens: int, budget: int) -> tuple[Stage, ...]:
         at = at_depths(self.depths, layers)

@@ -4,12 +4,16 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
 from agilepruner.errors import UserError
+from agilepruner.ranges import Range, ascending, filled
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep_all
+
+# Where stages are, as fractions of the decoder layers.
+Depths = Annotated[tuple[Annotated[float, Range(0, 1)], ...], filled, ascending]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from agilepruner.errors import UserError
 from agilepruner.strategies.clustering import density_peaks
-from agilepruner.strategies.decoder.schedule import DecoderStrategy, Stage, at_depths, solve
+from agilepruner.strategies.decoder.schedule import DecoderStrategy, Depths, Stage, at_depths, solve
 
 RELEASED = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
 RELEASED_LAYERS = (3, 7, 16)  # dropped after layers 2, 6 and 15
@@ -34,7 +34,7 @@ class SparseVLM(DecoderStrategy):
             code counts each layer after its drop.
     """
 
-    depths: tuple[float, ...] = (3 / 32, 7 / 32, 16 / 32)
+    depths: Depths = (3 / 32, 7 / 32, 16 / 32)
     released: bool = False
 
     label: ClassVar = "SparseVLM"
@@ -48,9 +48,6 @@ class SparseVLM(DecoderStrategy):
     queries: ClassVar = "raters"
     positions: ClassVar = "reset"
     decoding: ClassVar = "original"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))  # configs give lists
 
     def plan(self, layers: int, tokens: int, budget: int) -> tuple[Stage, ...]:
         if self.released:

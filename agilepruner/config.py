@@ -1,0 +1,463 @@
+"""The typed config: every key with its type and range, and one sentence for what is wrong.
+
+``check`` refuses, before anything is loaded or written, what can be known to fail or to mean
+nothing. What it returns is plain data of these types; mypy knows the keys.
+"""
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agilepruner.errors import UserError, unknown
+from agilepruner.ranges import OPEN, Range, Rule, conform, declared, filled, length, shown
+from agilepruner.strategies.base import SHAPES, Strategy
+
+PLACEHOLDERS = ("<image>", "<|image_pad|>")  # of an image, in the prompts of our adapters
+CHECKPOINT = ("path", "revision", "dtype", "device", "attention", "image_processor")
+PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+
+Tokens = Annotated[
+    int,
+    Range(1, 1_000_000),
+    "visual tokens kept per image, e.g. budget=64 or budget=[32,64,128]",
+]
+Line = Annotated[str, length(1000)]
+Tag = Annotated[str, length(64), "W&B cuts no tag: 64 at most"]
+Count = Annotated[int, Range(1, 1_000_000_000)]
+Positive = Annotated[float, Range(0.001, 1_000_000)]
+Function = Annotated[str, Rule("package.module.name", re.compile(r"\w+(\.\w+)+").fullmatch)]
+Place = Annotated[
+    str, Rule("naming a directory, with ~ written out", lambda t: bool(t.strip()) and t[0] != "~")
+]
+Name = Annotated[
+    str,
+    length(100),
+    Rule(r"without / and \ ", lambda text: not set("/\\") & set(text) and text not in (".", "..")),
+    "a directory of this name in results",
+]
+
+
+class Load(TypedDict):
+    """What loads a model: a function and its arguments, which the function may extend."""
+
+    _target_: Function
+    path: Place
+    revision: NotRequired[Line | None]
+    prompt: Annotated[str, Rule("with {question} once", lambda text: text.count("{question}") == 1)]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    device: Annotated[
+        str,
+        Rule("auto, cpu, cuda, cuda:0 or mps", re.compile("auto|cpu|mps|cuda(:\\d+)?").fullmatch),
+    ]
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+    image_processor: NotRequired[dict[str, Any] | None]
+    joint_space: NotRequired[Place | None]
+    split_at_image: NotRequired[bool]
+    geometry: NotRequired[Literal["paper", "native"]]
+    full: NotRequired[Annotated[int, Range(1, 100_000)]]
+
+
+class Model(TypedDict):
+    """A model: what the planner must know before it is loaded, and what loads it."""
+
+    name: Tag
+    label: Line
+    visual_tokens: Annotated[int, Range(1, 100_000), "of one image, unpruned"]
+    decoder_layers: Annotated[int, Range(2, 1000)]
+    max_new_tokens: Annotated[int, Range(1, 100_000)] | None
+    provides: list[
+        Annotated[str, Rule(f"of {', '.join(SHAPES)}, seeds", {*SHAPES, "seeds"}.__contains__)]
+    ]
+    load: Annotated[Load, OPEN]
+    erank_avg: NotRequired[Annotated[float, Range(1, 10_000), "mean effective rank"]]
+    mme: NotRequired[Literal["total", "perception"]]
+    joint_range: NotRequired[bool]
+    tiles: NotRequired[Annotated[int, Range(1, 100), "that share a budget equally"]]
+    lacks: NotRequired[dict[str, Line]]
+    by_protocol: NotRequired[dict[str, dict[str, Any]]]
+
+
+class Suite(TypedDict):
+    """Where documents come from."""
+
+    name: Tag
+    kind: Literal["directory", "hub"]
+    directory: Annotated[Place | None, "of <benchmark>.parquet files"]
+    synthetic: bool
+
+
+class Hub(TypedDict):
+    """A data set of the hub."""
+
+    path: Line
+    size: Annotated[Count, "documents, checked after loading"]
+    name: NotRequired[Line | None]
+    images: NotRequired[Line | None]
+
+
+class Headline(TypedDict):
+    """The metric in the table."""
+
+    metric: Line
+    scale: Annotated[Positive, "the largest value in the table"]
+    multiplier: NotRequired[Positive]
+    higher_is_better: NotRequired[bool]
+    sum: NotRequired[Annotated[list[Line], filled]]
+    scale_per: NotRequired[Line]
+
+
+class Generation(TypedDict):
+    """Decoding, which is greedy whatever else a task may set."""
+
+    max_new_tokens: NotRequired[Annotated[int, Range(1, 100_000)]]
+    until: NotRequired[Line | list[Annotated[str, Rule("not empty", bool)]]]
+    temperature: NotRequired[Annotated[float, Range(0, 0), "answers are greedy"]]
+    num_beams: NotRequired[Annotated[int, Range(1, 1), "answers are greedy"]]
+    do_sample: NotRequired[Annotated[Literal[False], "answers are greedy"]]
+
+
+class Overrides(TypedDict):
+    """Changes to lmms-eval's task file; its other keys are lmms-eval's own."""
+
+    generation_kwargs: NotRequired[Generation]
+    test_split: NotRequired[Line]
+
+
+class Protocol(TypedDict):
+    """A benchmark under one protocol."""
+
+    task: Line
+    headline: Headline
+    hub: NotRequired[Hub]
+    overrides: NotRequired[Annotated[Overrides, OPEN]]
+    process_results: NotRequired[Function]
+    doc_to_text: NotRequired[Function]
+    unit_score: NotRequired[Function]
+    aggregations: NotRequired[dict[str, Line]]
+
+
+class Benchmark(TypedDict):
+    """A benchmark: what the runner reads. Reports may have more keys of their own."""
+
+    label: Line
+    protocols: Annotated[dict[str, Protocol], filled]
+    hub: NotRequired[Hub]
+    unit: NotRequired[Line | None]
+    image_id: NotRequired[Line | None]
+    needs_language_data: NotRequired[bool]
+    headlines: NotRequired[dict[str, Headline]]
+
+
+class Logger(TypedDict):
+    """Where rows go besides files."""
+
+    kind: Literal["none", "wandb"]
+    project: NotRequired[
+        Annotated[
+            str,
+            length(128),
+            Rule(r"without / \ # ? % :", lambda text: not set(text) & set("/\\#?%:")),
+        ]
+    ]
+    group: NotRequired[Annotated[str, length(128)]]
+    mode: NotRequired[Literal["auto", "online", "offline"]]
+
+
+class Config(TypedDict):
+    """One run."""
+
+    budget: Annotated[list[Tokens], filled, "e.g. budget=[32,64,128]"]
+    protocol: Literal["lmms", "paper"]
+    limit: Annotated[Count | None, "first so many documents per benchmark; null: all"]
+    vanilla: bool
+    dry_run: bool
+    name: Name
+    results: Place
+    images_per_window: Annotated[int, Range(1, 10_000), "images answered together"]
+    batch_size: Annotated[int, Range(1, 10_000), "sequences per generation call"]
+    workers: Annotated[
+        Annotated[int, Range(1, 1000)] | None, "generation calls at the same time; null: automatic"
+    ]
+    model: Model
+    suite: Suite
+    strategy: dict[str, dict[str, Any]]
+    benchmark: dict[str, Annotated[Benchmark, OPEN]]
+    logger: Logger
+
+
+def check(config: DictConfig) -> Config:
+    """The config as plain data, every value of its declared type, budgets in descending order.
+
+    Checked is all that can be known without loading a model or documents, and nothing is written.
+
+    Raises:
+        UserError: the setting, its value, what was expected, and how to fix it.
+    """
+    for group, example in (("strategy", "[divprune,agilepruner]"), ("benchmark", "[pope,gqa]")):
+        if not config.get(group):
+            raise UserError(f"{group} is empty: choose at least one, e.g. {group}={example}.")
+    _check_switches(config)
+    try:
+        data: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        cause = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{error.full_key or 'The config'} cannot be filled in: {cause}.") from None
+    if not isinstance(data.get("budget", []), list):
+        data["budget"] = [conform(Tokens, data["budget"], "budget")]
+    checked: Config = conform(Config, data, "")
+    checked["budget"] = sorted(set(checked["budget"]), reverse=True)
+    _check_budgets(checked["budget"], checked["model"])
+    _check_results(Path(checked["results"]))
+    _check_load(checked["model"]["load"])
+    _check_suite(checked["suite"])
+    for name, benchmark in checked["benchmark"].items():
+        _check_benchmark(name, benchmark, checked)
+    build_strategies(checked["strategy"])
+    _check_logger(checked["logger"])
+    return checked
+
+
+def build_strategies(settings: Mapping[str, Any]) -> dict[str, Strategy]:
+    """The chosen strategies by their config names.
+
+    Raises:
+        UserError: no such class or hyper-parameter, or a value outside its range.
+    """
+    return {name: _build(s, f"strategy.{name}") for name, s in settings.items()}
+
+
+def known_keys(path: str) -> list[str]:
+    """Keys declared under a dotted path ("model.load"); none where they are free."""
+    kind: Any = Config
+    for part in path.split(".") if path else ():
+        kind = _schema(declared(kind).get(part)) if kind else None
+    return list(declared(kind)) if kind else []
+
+
+def _schema(kind: Any) -> Any:
+    """The TypedDict behind a declaration, or None."""
+    origin = getattr(kind, "__origin__", kind)
+    return origin if isinstance(origin, type) and issubclass(origin, dict) else None
+
+
+def _check_switches(config: DictConfig) -> None:
+    """What other settings are looked up by: wrong, it would be reported as theirs."""
+    for key in ("protocol", "model.mme"):
+        value = OmegaConf.select(config, key)
+        owner = Config if key == "protocol" else Model
+        if value is not None or key == "protocol":
+            conform(declared(owner)[key.rpartition(".")[2]], value, key)
+
+
+def _check_budgets(budgets: list[int], model: Model) -> None:
+    full, tiles = model["visual_tokens"], model.get("tiles", 1)
+    for budget in budgets:
+        if budget > full:
+            raise UserError(
+                f"budget={budget} is more than the {full} visual tokens of model "
+                f"'{model['name']}'. Choose 1 to {full}; strategy=vanilla keeps all."
+            )
+        if budget % tiles:
+            raise UserError(
+                f"budget={budget} cannot be shared by the {tiles} tiles of model "
+                f"'{model['name']}'. Choose a multiple of {tiles}, e.g. "
+                f"{max(tiles, budget // tiles * tiles)}."
+            )
+
+
+def _check_results(directory: Path) -> None:
+    """It is a directory that can be written to, or can be made one."""
+    while not os.path.lexists(directory) and directory != directory.parent:
+        directory = directory.parent
+    if not directory.is_dir() or not os.access(directory, os.W_OK):
+        why = "cannot be written to" if directory.is_dir() else "is no directory"
+        raise UserError(f"{directory} {why}. Choose another place with results=...")
+
+
+def _check_load(load: Load) -> None:
+    target = load["_target_"]
+    known = _arguments(target, "model.load._target_")
+    for key in load.keys() - {"_target_"}:
+        if known is not None and key not in known:
+            raise unknown("setting", f"model.load.{key}", [f"model.load.{name}" for name in known])
+    if target.startswith("agilepruner.") and sum(map(load["prompt"].count, PLACEHOLDERS)) != 1:
+        raise UserError(
+            f"model.load.prompt={shown(load['prompt'])}, expected the image once, as "
+            f"{' or '.join(PLACEHOLDERS)}, and {{question}} once."
+        )
+    for key in ("path", "joint_space"):
+        if load.get(key):
+            _check_checkpoint(str(load.get(key)), key)
+    package = PACKAGES.get(load["attention"])
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"model.load.attention={load['attention']} needs the package {package}, which is not "
+            "installed. Install it or choose sdpa."
+        )
+    kind = (load.get("image_processor") or {}).get("type")
+    if kind is not None:
+        import transformers
+
+        known = [name for name in dir(transformers) if name.endswith("ImageProcessorPil")]
+        if kind not in known:
+            raise unknown("model.load.image_processor.type", str(kind), known)
+    _check_device(load["device"])
+
+
+def _check_checkpoint(path: str, key: str) -> None:
+    """A directory with a config.json, or a name that the hub could have."""
+    directory = Path(path)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise UserError(f"model.load.{key}={path} has no config.json: it is no checkpoint.")
+    elif directory.is_absolute() or path.startswith("."):
+        raise UserError(
+            f"The model directory {path} does not exist. Set model.load.{key} to one that does, or "
+            "to a hub name."
+        )
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+        raise UserError(
+            f"model.load.{key}={shown(path)}, expected a directory that exists or a hub name "
+            "(owner/name)."
+        )
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that this machine lacks; torch is asked only about a GPU."""
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    kind, _, index = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if int(index or 0) >= count:
+        raise UserError(
+            f"model.load.device={device}, but torch can use {count} {kind} devices here. "
+            "Choose auto (a GPU where there is one) or cpu."
+        )
+
+
+def _check_suite(suite: Suite) -> None:
+    if suite["kind"] == "hub":
+        return
+    directory = suite["directory"]
+    if directory is None or not Path(directory).is_dir():
+        raise UserError(
+            f"The suite directory {shown(directory)} does not exist. Set suite.directory=..., or "
+            "build one with scripts/build_suite.py."
+        )
+
+
+def _check_benchmark(name: str, benchmark: Benchmark, config: Config) -> None:
+    """The chosen protocol: its task file and functions exist, and a hub suite has its data set."""
+    protocol, where = config["protocol"], f"benchmark.{name}"
+    if protocol not in benchmark["protocols"]:
+        raise UserError(
+            f"Benchmark '{name}' has no protocol '{protocol}'. "
+            f"Known: {', '.join(benchmark['protocols'])}."
+        )
+    chosen = benchmark["protocols"][protocol]
+    where = f"{where}.protocols.{protocol}"
+    package = importlib.util.find_spec("lmms_eval")
+    tasks = Path(next(iter(package.submodule_search_locations or [""])) if package else "", "tasks")
+    if not (tasks / chosen["task"]).is_file():
+        raise UserError(
+            f"{where}.task={chosen['task']}, expected a YAML file of lmms-eval's tasks, "
+            "e.g. pope/pope.yaml."
+        )
+    for key in ("process_results", "doc_to_text", "unit_score"):
+        if key in chosen:
+            _arguments(str(chosen.get(key)), f"{where}.{key}")
+    for metric, function in chosen.get("aggregations", {}).items():
+        if "." in function:
+            _arguments(function, f"{where}.aggregations.{metric}")
+    if config["suite"]["kind"] == "hub" and "hub" not in chosen and "hub" not in benchmark:
+        raise UserError(
+            f"{where} has no data set on the hub. Give the benchmark "
+            "hub: {path: owner/name, size: documents}, or choose suite=local."
+        )
+
+
+def _check_logger(logger: Logger) -> None:
+    if logger["kind"] == "wandb":
+        for key in ("project", "group", "mode"):
+            if key not in logger:
+                raise UserError(f"logger.kind=wandb needs logger.{key}. Choose logger=wandb.")
+
+
+def _build(settings: Any, where: str) -> Strategy:
+    """A strategy from its class and hyper-parameters, some of which may be strategies."""
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("_target_"), str):
+        raise UserError(f"{where}={shown(settings)}, expected _target_: a class, and its settings.")
+    target = settings["_target_"]
+    _arguments(target, f"{where}._target_")
+    module, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type) or not issubclass(found, Strategy):
+        raise UserError(f"{where}._target_={target} is no strategy: it does not extend Strategy.")
+    parameters = {key: value for key, value in settings.items() if key != "_target_"}
+    known = getattr(found, "__dataclass_fields__", {})
+    for key, value in parameters.items():
+        if key not in known:
+            raise unknown("setting", f"{where}.{key}", [f"{where}.{field}" for field in known])
+        if isinstance(value, Mapping) and "_target_" in value:
+            parameters[key] = _build(value, f"{where}.{key}")
+    for field in known.values():
+        if field.name not in parameters and field.init and field.default is MISSING:
+            raise UserError(
+                f"{where}.{field.name} is missing: {found.__name__} has no default for it."
+            )
+    try:
+        return found(**parameters)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _arguments(path: str, where: str) -> list[str] | None:
+    """Refuse a dotted name that leads nowhere, without importing it (that may take seconds).
+
+    Returns:
+        the function's arguments; None where its source does not say.
+    """
+    module, _, name = path.rpartition(".")
+    names = _defined(module)
+    if names is None:
+        raise UserError(f"{where}={path}: there is no module '{module}' to import.")
+    if name not in names:
+        raise unknown(f"{where}:", path, [f"{module}.{n}" for n in names if not n.startswith("_")])
+    function = names[name]
+    if not isinstance(function, ast.FunctionDef):
+        return None
+    given = [argument.arg for argument in function.args.args + function.args.kwonlyargs]
+    return [*given, *(CHECKPOINT if function.args.kwarg else ())]
+
+
+def _defined(module: str) -> dict[str, ast.AST | None] | None:
+    """Names at the top of a module with their definitions; None where there is no such module."""
+    loaded = sys.modules.get(module)
+    try:
+        spec = None if loaded else importlib.util.find_spec(module)
+    except ImportError:  # of a package above it
+        spec = None
+    source = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
+    names: dict[str, ast.AST | None] = dict.fromkeys(dir(loaded)) if loaded else {}
+    if source is None or not source.endswith(".py"):
+        return names or None
+    for node in ast.parse(Path(source).read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names[node.name] = node
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {(alias.asname or alias.name): None for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            names |= {target.id: None for target in node.targets if isinstance(target, ast.Name)}
+    return names
