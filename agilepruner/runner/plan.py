@@ -12,17 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from agilepruner.errors import UserError, unknown
+from agilepruner.config import build_strategies, check
+from agilepruner.errors import UserError
 from agilepruner.runner import identity
 from agilepruner.runner.rows import SHOWN, describe
 from agilepruner.strategies.base import Strategy
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS = ("lmms", "paper")
 # Parts of a protocol that say how answers are scored or shown, and change none of them.
 SCORING = ("headline", "unit_score", "units", "parts", "aggregations", "process_results", *SHOWN)
 # Where an answer is made, besides the adapter, strategy and prompt that the config names.
@@ -93,31 +92,16 @@ def plan(config: DictConfig) -> Run:
     Raises:
         UserError: what is wrong and how to fix it.
     """
-    if config.protocol not in PROTOCOLS:
-        raise unknown("protocol", config.protocol, PROTOCOLS)
-    data: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    budgets = _budgets(data["budget"])
-    if not data.get("strategy") or not data.get("benchmark"):
-        raise UserError("Choose at least one strategy and one benchmark.")
-    if data["limit"] is not None and (not isinstance(data["limit"], int) or data["limit"] < 1):
-        raise UserError(f"limit={data['limit']} is no number of documents; give 1 or more.")
-    strategies: dict[str, Strategy] = {
-        name: instantiate(settings) for name, settings in data["strategy"].items()
-    }
+    data = check(config)
+    budgets = data["budget"]
+    strategies = build_strategies(data["strategy"])
     if data["vanilla"] and "vanilla" not in strategies:
         strategies = {"vanilla": _vanilla(), **strategies}
-    _check_budgets(budgets, data["model"])
-    _check_model_path(data["model"])
     possible = {
         name: _possible(strategy, budgets, data["model"]) for name, strategy in strategies.items()
     }
     cells = []
     for benchmark, settings in data["benchmark"].items():
-        if data["protocol"] not in settings["protocols"]:
-            raise UserError(
-                f"Benchmark '{benchmark}' has no protocol '{data['protocol']}'. "
-                f"Known: {', '.join(settings['protocols'])}."
-            )
         describe(settings, data["protocol"])
         if data["suite"]["kind"] == "directory":
             from evals.sources import suite_file
@@ -128,41 +112,6 @@ def plan(config: DictConfig) -> Run:
             cells += [Cell(name, strategy, budget, benchmark) for budget in possible[name]]
     cells.sort(key=lambda cell: cell.strategy_name != "vanilla")
     return Run(data, cells, Path(data["results"]) / data["name"])
-
-
-def _budgets(value: Any) -> list[int]:
-    values = value if isinstance(value, list) else [value]
-    for budget in values:
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise UserError(
-                f"budget={budget} is impossible: a budget is the number of visual tokens kept per "
-                "image, 1 or more, e.g. budget=64 or budget=[32,64,128]."
-            )
-    if not values:
-        raise UserError("budget=[] leaves nothing to do; give e.g. budget=[32,64,128].")
-    return sorted(set(values), reverse=True)
-
-
-def _check_budgets(budgets: list[int], model: Mapping[str, Any]) -> None:
-    full, tiles = model["visual_tokens"], model.get("tiles", 1)
-    for budget in budgets:
-        if budget > full:
-            raise UserError(
-                f"budget={budget} is more than the {full} visual tokens of model "
-                f"'{model['name']}'. Choose 1 to {full}; strategy=vanilla keeps all."
-            )
-        if budget % tiles:
-            raise UserError(
-                f"budget={budget} cannot be shared by the {tiles} tiles of model "
-                f"'{model['name']}'. Choose a multiple of {tiles}, e.g. "
-                f"{max(tiles, budget // tiles * tiles)}."
-            )
-
-
-def _check_model_path(model: Mapping[str, Any]) -> None:
-    path = model["load"]["path"]
-    if not Path(path).is_dir() and (Path(path).is_absolute() or path.startswith(".")):
-        raise UserError(f"The model directory {path} does not exist. Set model.load.path.")
 
 
 def _vanilla() -> Strategy:
