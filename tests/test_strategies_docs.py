@@ -1,70 +1,108 @@
-"""The documentation of strategies says what the code does, and its example works."""
+"""Adding a strategy is one file and one YAML, and the README's table says what the code does."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import test_strategies_properties as properties
-from strategy_configs import ALL, NAMES, build, random_tokens
+from strategy_configs import ALL
 
-from agilepruner.strategies.base import keep, top
+from scripts import strategy_table
 
-DOCS = Path(__file__).parents[1] / "docs"
-MATRIX = [
-    properties.test_says_what_it_is,
-    properties.test_keeps_what_it_was_asked_for,
-    properties.test_a_batch_is_its_images_one_at_a_time,
-    properties.test_reordering_the_patches_reorders_the_selection,
-    properties.test_duplicates_and_zeros_still_meet_the_budget,
-    properties.test_nan_and_wrong_shapes_are_refused_with_the_shape,
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLE = dict(
+    re.findall(
+        r"^`(\S+)`\n\n```\w+\n(.*?)```",
+        (ROOT / "docs/adding-a-strategy.md").read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+)
+# What the example's file and YAML enter by being there.
+ENTERED = [
+    "tests/test_strategies_properties.py",
+    "tests/test_models_matrix.py",
+    "tests/test_strategies_docs.py::test_the_table_has_every_strategy_once",
+    "tests/test_cli.py::test_every_option_of_every_group_composes",
 ]
 
 
-def test_the_example_is_one_file_one_yaml_and_passes_the_shared_tests(monkeypatch, tmp_path):
-    text = (DOCS / "adding-a-strategy.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (config,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
-
-    target = re.search(r"_target_: (\S+)\.Outliers", config)[1]
-    module = ModuleType(target)
-    monkeypatch.setitem(sys.modules, target, module)
-    exec(compile(code, "docs/adding-a-strategy.md", "exec"), module.__dict__)
-    (tmp_path / "outliers.yaml").write_text(config)
-    strategy = build("outliers", tmp_path)
-
-    tokens = random_tokens(0, 2, (5, 5))
-    away = (tokens.projected - tokens.projected.mean(dim=1, keepdim=True)).norm(dim=2)
-    assert strategy(tokens, 7).indices.tolist() == keep(top(away, 7)).indices.tolist()
-
-    monkeypatch.setitem(properties.BEFORE_LLM, "outliers", strategy)
-    monkeypatch.setitem(properties.ALL, "outliers", strategy)
-    monkeypatch.setattr(properties, "FOLDER", tmp_path)
-    for promise in MATRIX:
-        promise("outliers")
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """This checkout with the example of docs/adding-a-strategy.md, and nothing else changed."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name in ("agilepruner", "configs", "docs", "scripts", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("evals", "results"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name, content in EXAMPLE.items():
+        assert not (folder / name).exists()
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
 
 
-def facts(name):
-    """The columns of a strategy's row that its class attributes decide."""
-    strategy = ALL[name]
-    paper = f"[{strategy.paper}](https://arxiv.org/abs/{strategy.paper})" if strategy.paper else ""
-    text = "yes" if "text_embeds" in strategy.needs or strategy.family == "decoder" else ""
-    cls = "yes" if {"attention", "cls", "last_query"} & set(strategy.needs) else ""
-    kind = "merges" if strategy.merges else "selects"
-    return [f"`{name}`", strategy.label, strategy.family, paper, kind, text, cls], strategy.choice
+def python(tree, *arguments):
+    """Run in the tree, with the tree's own code."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+    )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_table_has_every_strategy(name):
-    columns, choice = facts(name)
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in (DOCS.parent / "README.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith(f"| `{name}` |")
-    ]
-    assert len(rows) == 1, f"README.md needs the row | {' | '.join(columns)} |"
-    assert rows[0][:7] == columns
-    assert rows[0][7], "say where its golden vectors come from, or that there are none"
-    assert rows[0][8] == choice
+def test_the_example_is_one_file_and_one_yaml():
+    code, config = EXAMPLE
+    assert code.endswith(".py")
+    assert config.endswith(".yaml")
+    assert len([line for line in EXAMPLE[code].splitlines() if line.strip()]) <= 20
+
+
+def test_the_example_passes_the_tests_of_every_strategy(tree):
+    select = "outliers or every_option or every_strategy_once"
+    done = python(tree, "-m", "pytest", "-p", "no:cacheprovider", "-vv", "-k", select, *ENTERED)
+    assert done.returncode == 0, done.stdout
+    passed = [line for line in done.stdout.splitlines() if "PASSED" in line and "outliers" in line]
+    assert sum("test_strategies_properties.py" in line for line in passed) >= 8
+    assert sum("on_every_adapter" in line for line in passed) == 4
+
+
+def test_the_example_runs_and_stands_in_the_readme_after_make_docs(tree):
+    run = python(tree, "-m", "agilepruner", "strategy=[divprune,outliers]", "dry_run=true")
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^pope +outliers +64", run.stdout, re.M)
+
+    stale = python(tree, "scripts/strategy_table.py", "--check")
+    assert stale.returncode == 1
+    assert "run `make docs`" in stale.stderr
+    assert python(tree, "scripts/strategy_table.py").returncode == 0
+    assert python(tree, "scripts/strategy_table.py", "--check").returncode == 0
+    expected = "| `outliers` | Outliers | diversity |  | selects |  |  | no released code |  |"
+    assert expected in (tree / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_table_has_every_strategy_once():
+    page = strategy_table.renewed(
+        "# Page\n<!-- strategies:begin -->\nyesterday\n<!-- strategies:end -->\nend\n",
+        strategy_table.strategies(strategy_table.CONFIGS / "strategy"),
+    )
+    assert "yesterday" not in page
+    assert page.startswith("# Page\n")
+    assert page.endswith("<!-- strategies:end -->\nend\n")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line[:3] == "| `"]
+    assert sorted(name.strip("`") for name, *_ in rows) == sorted(ALL)
+    assert rows[0][:3] == ["`vanilla`", "Vanilla", "baseline"]
+    for name, label, family, *_ in rows:
+        strategy = ALL[name.strip("`")]
+        assert (label, family) == (strategy.label, strategy.family)
+
+
+def test_a_page_without_the_markers_is_refused():
+    with pytest.raises(ValueError, match="strategies:begin"):
+        strategy_table.renewed("# Page\n", ALL)

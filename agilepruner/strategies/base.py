@@ -207,6 +207,8 @@ class Strategy:
         needs: names of the ``VisualTokens`` fields that ``select`` reads.
         merges: whether output tokens are mixtures (``Selection.weights``).
         paper: arXiv id or URL; empty for baselines.
+        golden: the released code that golden vectors compare with, as tables of strategies say it;
+            empty where there is none.
         choice: what we chose where the paper is silent; printed under every table.
         budgeted: whether the budget decides how many tokens come out; False where the strategy
             ignores it (vanilla, blind) or the image decides (adaptive PruMerge).
@@ -220,6 +222,7 @@ class Strategy:
     needs: ClassVar[frozenset[str] | set[str]] = frozenset()
     merges: ClassVar[bool] = False
     paper: ClassVar[str] = ""
+    golden: ClassVar[str] = ""
     choice: ClassVar[str] = ""
     budgeted: ClassVar[bool] = True
     extra: ClassVar[int] = 0

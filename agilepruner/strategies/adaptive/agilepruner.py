@@ -37,6 +37,7 @@ class AgilePruner(Strategy):
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner"
+    golden: ClassVar = "transcription of the release preserved in phrara/RegionVTP"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
 
@@ -60,6 +61,7 @@ class AgilePrunerConstant(Strategy):
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner (constant threshold)"
+    golden: ClassVar = "transcription of the release preserved in phrara/RegionVTP"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
 

@@ -35,6 +35,7 @@ class VisPruner(Strategy):
 
     family: ClassVar = "adaptive"
     label: ClassVar = "VisPruner"
+    golden: ClassVar = "Theia-4869/VisPruner"
     needs: ClassVar = {"attention", "features"}
     paper: ClassVar = "2412.01818"
 

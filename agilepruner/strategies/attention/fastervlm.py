@@ -16,6 +16,7 @@ class FasterVLM(Strategy):
 
     family: ClassVar = "attention"
     label: ClassVar = "FasterVLM"
+    golden: ClassVar = "Theia-4869/FasterVLM"
     needs: ClassVar = {"attention"}
     paper: ClassVar = "2412.01818"
 

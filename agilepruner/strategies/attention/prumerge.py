@@ -26,6 +26,7 @@ class PruMerge(Strategy):
 
     family: ClassVar = "attention"
     label: ClassVar = "PruMerge"
+    golden: ClassVar = "same rule as the adaptive cases"
     needs: ClassVar = {"last_query", "last_keys", "features"}
     merges: ClassVar = True
     paper: ClassVar = "2403.15388"
@@ -57,6 +58,7 @@ class PruMergeAdaptive(PruMerge):
     """PruMerge as released: as many patches as have outlying attention, whatever the budget."""
 
     label: ClassVar = "PruMerge (adaptive)"
+    golden: ClassVar = "42Shawn/LLaVA-PruMerge"
     choice: ClassVar = ""
     budgeted: ClassVar = False
 
@@ -73,6 +75,7 @@ class PruMergePlus(PruMerge):
     """
 
     label: ClassVar = "PruMerge+"
+    golden: ClassVar = "42Shawn/LLaVA-PruMerge"
     choice: ClassVar = (
         "fixed budget by the released training branch; which branch the published rows used is open"
     )
@@ -97,6 +100,7 @@ class PruMergePlusAdaptive(PruMerge):
     """
 
     label: ClassVar = "PruMerge+ (adaptive)"
+    golden: ClassVar = "same merge as the fixed cases"
     choice: ClassVar = "without outliers the most attended patch counts as one"
     budgeted: ClassVar = False
     equivariant: ClassVar = False

@@ -28,6 +28,7 @@ class VisionZip(Strategy):
 
     family: ClassVar = "attention"
     label: ClassVar = "VisionZip"
+    golden: ClassVar = "dvlab-research/VisionZip"
     needs: ClassVar = {"attention", "keys", "features", "cls"}
     merges: ClassVar = True
     paper: ClassVar = "2412.04467"

@@ -25,6 +25,7 @@ class FastV(DecoderStrategy):
     depth: Annotated[float, Range(0, 1)] = 2 / 32
 
     label: ClassVar = "FastV"
+    golden: ClassVar = "pkunlp-icler/FastV"
     paper: ClassVar = "2403.06764"
     choice: ClassVar = "K = 2 of 32 layers, the same fraction at other depths"
     ranks: ClassVar = "previous"

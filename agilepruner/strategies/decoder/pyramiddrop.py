@@ -22,6 +22,7 @@ class PyramidDrop(DecoderStrategy):
     depths: Depths = (1 / 16, 3 / 8, 11 / 16)
 
     label: ClassVar = "PyramidDrop"
+    golden: ClassVar = "Cooperx521/PyramidDrop"
     paper: ClassVar = "2410.17247"
     choice: ClassVar = (
         "stages at 1/16, 3/8 and 11/16 of the depth and one ratio solved for the budget: the "

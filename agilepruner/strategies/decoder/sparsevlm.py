@@ -38,6 +38,7 @@ class SparseVLM(DecoderStrategy):
     released: bool = False
 
     label: ClassVar = "SparseVLM"
+    golden: ClassVar = "Gumpest/SparseVLMs"
     merges: ClassVar = True
     paper: ClassVar = "2410.04417"
     choice: ClassVar = (

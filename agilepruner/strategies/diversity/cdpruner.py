@@ -32,6 +32,7 @@ class CDPruner(Strategy):
 
     family: ClassVar = "diversity"
     label: ClassVar = "CDPruner"
+    golden: ClassVar = "Theia-4869/CDPruner"
     needs: ClassVar = {"projected", "image_embeds", "text_embeds"}
     paper: ClassVar = "2506.10967"
     choice: ClassVar = "relevance to the task's question with its instructions"

@@ -23,6 +23,7 @@ class DivPrune(Strategy):
 
     family: ClassVar = "diversity"
     label: ClassVar = "DivPrune"
+    golden: ClassVar = "vbdi/divprune"
     needs: ClassVar = {"projected"}
     paper: ClassVar = "2503.02175"
 
