@@ -6,20 +6,21 @@ from torch import Tensor
 STRIPS = 6  # of rows; more would be slower again: products too small for BLAS
 
 
-def gram(x: Tensor) -> Tensor:
-    """Inner products of all pairs of rows, (..., N, D) -> (..., N, N).
+def gram(x: Tensor, scale: float = 1.0) -> Tensor:
+    """Inner products of all pairs of rows, (..., N, D) -> (..., N, N), times ``scale``.
 
     On a CPU only the upper triangle is multiplied out, strip by strip, and mirrored: a third less
     time than one product. On an accelerator it is one product.
     """
     if x.device.type != "cpu":
-        return x @ x.mT
+        return (x if scale == 1 else scale * x) @ x.mT
     *batch, n, _ = x.shape
     out = x.new_empty(*batch, n, n)
     height = -(-n // STRIPS)
     for start in range(0, n, height):
         strip = slice(start, start + height)
-        out[..., strip, start:] = x[..., strip, :] @ x[..., start:, :].mT
+        left = x[..., strip, :] if scale == 1 else scale * x[..., strip, :]
+        out[..., strip, start:] = left @ x[..., start:, :].mT
         out[..., start + height :, strip] = out[..., strip, start + height :].mT
     return out
 

@@ -11,9 +11,15 @@ from torch import Tensor
 from agilepruner.strategies.base import VisualTokens
 
 FOLDER = Path(__file__).parent / "golden"
-INPUTS = load_file(FOLDER / "inputs.safetensors")
-OUTPUTS = load_file(FOLDER / "outputs.safetensors")
-CASES = json.loads((FOLDER / "manifest.json").read_text())["cases"]
+FOLDERS = (FOLDER, Path(__file__).parent / "golden_2026")  # the second reads inputs of the first
+INPUTS: dict[str, Tensor] = {}
+OUTPUTS: dict[str, Tensor] = {}
+CASES: list[dict] = []
+for folder in FOLDERS:
+    INPUTS |= load_file(folder / "inputs.safetensors")
+    OUTPUTS |= load_file(folder / "outputs.safetensors")
+    CASES += json.loads((folder / "manifest.json").read_text())["cases"]
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def cases(method: str, *, fails: bool = False, where=lambda case: True):
@@ -25,10 +31,14 @@ def cases(method: str, *, fails: bool = False, where=lambda case: True):
 
 
 def inputs(case: dict) -> dict[str, Tensor]:
-    """The case's inputs by role, batched, cast as the case says."""
-    found = {role: INPUTS[key] for role, key in case["inputs"].items() if key in INPUTS}
+    """The case's inputs by role, cast as the case says; a list of inputs is a batch."""
+    found = {
+        role: torch.stack([INPUTS[part] for part in key]) if isinstance(key, list) else INPUTS[key]
+        for role, key in case["inputs"].items()
+        if isinstance(key, list) or key in INPUTS
+    }
     if "cast" in case["params"]:
-        found = {role: value.half() for role, value in found.items()}
+        found = {role: value.to(HALVES[case["params"]["cast"]]) for role, value in found.items()}
     return found
 
 

@@ -16,8 +16,9 @@ from agilepruner.strategies.attention.prumerge import (
 )
 from agilepruner.strategies.attention.visionzip import VisionZip
 from agilepruner.strategies.base import VisualTokens
-from agilepruner.strategies.diversity.cdpruner import CDPruner, greedy_map
+from agilepruner.strategies.diversity.cdpruner import CDPruner
 from agilepruner.strategies.diversity.divprune import DivPrune
+from agilepruner.strategies.geometry import greedy_map
 
 
 @cases("fastervlm")

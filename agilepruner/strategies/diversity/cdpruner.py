@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from agilepruner.linalg import gram
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
-from agilepruner.strategies.geometry import unit
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+from agilepruner.strategies.geometry import greedy_map, unit
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,7 @@ class CDPruner(Strategy):
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)  # (B, N)
-        kernel = gram(unit(tokens.projected))  # (B, N, N)
-        kernel.mul_(relevance[:, :, None]).mul_(relevance[:, None, :])
-        return keep(greedy_map(kernel, budget))
+        return keep(diverse(unit(tokens.projected), relevance, budget))
 
     def _relevance(self, image: Tensor, text: Tensor) -> Tensor:
         """(B, N, E), (B, M, E) -> (B, N) in about [0, 1]; equal everywhere gives 1."""
@@ -52,41 +50,35 @@ class CDPruner(Strategy):
         return torch.where(high > low, scaled, torch.ones_like(scaled))
 
 
-def greedy_map(kernel: Tensor, count: int) -> Tensor:
-    """Greedy MAP inference of a DPP (Chen et al. 2018), (B, N, N) kernel -> (B, count) in order.
+@dataclass(frozen=True)
+class CDPrunerHalves(CDPruner):
+    """CDPruner on each half of the raster by itself, with half the budget each.
 
-    Keeps, per token, its variance given the selected ones (the squared last entry of a growing
-    Cholesky factor): each step takes the largest and updates the rest by one factor row. Where no
-    variance is left, the largest kernel diagonals fill up. The order of the float32 operations is
-    the released code's; no synchronisation with the device until the end.
+    What OpenVINO GenAI runs by default (its documentation of visual token pruning): the kernel is
+    cut into two blocks that are searched in parallel, an equal number of tokens from each, and the
+    selections are joined. As it says, not equivalent to CDPruner: the best tokens of one half
+    cannot take the place of the other's.
     """
-    batch, n, _ = kernel.shape
-    quality = kernel.diagonal(dim1=1, dim2=2)
-    with torch.inference_mode():  # less overhead per operation
-        rows = kernel.reshape(batch * n, n)
-        first_row = torch.arange(batch, device=kernel.device) * n  # where each image begins
-        variance = quality.clone()  # (B, N)
-        by_token = variance.view(-1)
-        factors = kernel.new_empty(count, batch, n)
-        columns, blocks = factors.view(count, -1), factors.transpose(0, 1)
-        gains = kernel.new_empty(count, batch)
-        order = torch.empty(count, batch, dtype=torch.long, device=kernel.device)
-        at = torch.empty_like(first_row)
-        for step, (chosen, factor) in enumerate(zip(order.unbind(), factors.unbind())):
-            torch.argmax(variance, dim=1, out=chosen)
-            torch.add(chosen, first_row, out=at)
-            gain = torch.index_select(by_token, 0, at, out=gains[step])
-            torch.index_select(rows, 0, at, out=factor)  # (B, N)
-            if step:
-                own = columns[:step].index_select(1, at).T[:, None]  # (B, 1, step)
-                factor -= torch.bmm(own, blocks[:, :step])[:, 0]
-            factor /= gain.sqrt()[:, None]
-            variance -= factor.square()
-            by_token.index_fill_(0, at, -torch.inf)
-    order = order.T.clone()
-    if not bool((gains > 0).all()):
-        for chosen, gain, value in zip(order, gains.T, quality):
-            sound = int((gain > 0).long().cumprod(0).sum())
-            left = value.index_fill(0, chosen[:sound], -torch.inf)
-            chosen[sound:] = top(left, count - sound)
-    return order
+
+    label: ClassVar = "CDPruner (by halves)"
+    choice: ClassVar = (
+        "relevance to the task's question with its instructions, scaled over the whole image; odd "
+        "budgets and odd numbers of tokens: one more for the first half"
+    )
+    equivariant: ClassVar = False
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        relevance = self._relevance(tokens.image_embeds, tokens.text_embeds)  # (B, N)
+        x, middle = unit(tokens.projected), (tokens.count + 1) // 2
+        first = diverse(x[:, :middle], relevance[:, :middle], (budget + 1) // 2)
+        if budget == 1:
+            return keep(first)
+        second = diverse(x[:, middle:], relevance[:, middle:], budget // 2)
+        return keep(torch.cat([first, middle + second], dim=1))
+
+
+def diverse(x: Tensor, relevance: Tensor, count: int) -> Tensor:
+    """Tokens (B, count) that are diverse and relevant: (B, N, D) unit rows, (B, N) relevance."""
+    kernel = gram(x)  # (B, N, N)
+    kernel.mul_(relevance[:, :, None]).mul_(relevance[:, None, :])
+    return greedy_map(kernel, count)

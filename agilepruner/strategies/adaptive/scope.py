@@ -1,0 +1,78 @@
+"""SCOPE: attended tokens that cover what is not covered yet."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from agilepruner.linalg import gram
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+from agilepruner.strategies.geometry import unit
+
+UNIT = 2.0**24  # of similarities: as whole numbers their sums are exact in double precision
+
+
+@dataclass(frozen=True)
+class SCOPE(Strategy):
+    """Repeatedly add the token with the largest gain in coverage times CLS attention ^ alpha.
+
+    SCOPE (NeurIPS 2025, arXiv 2510.24214): the coverage of a token is its highest cosine to a
+    selected one, at least 0, on the penultimate features; the gain of a candidate is what it would
+    add to the coverage of all tokens, itself included. Attention is summed over heads.
+
+    Differs from the released code, which does not run as shipped (it imports from its author's
+    home), in precision: sums are exact here and so do not depend on their order; half-precision
+    features are compared in float32. A row of zeros covers nothing; the released code divides by
+    its length and keeps the first tokens of the image.
+
+    Attributes:
+        alpha: exponent of the attention; 0 leaves coverage alone.
+    """
+
+    alpha: float = 1.0
+
+    family: ClassVar = "adaptive"
+    label: ClassVar = "SCOPE"
+    needs: ClassVar = {"attention", "features"}
+    paper: ClassVar = "2510.24214"
+
+    def select(self, tokens: VisualTokens, budget: int) -> Selection:
+        weights = tokens.attention.float().sum(dim=1).double() ** self.alpha  # (B, N)
+        similarities = gram(unit(tokens.features))  # (B, N, N)
+        return keep(torch.stack([cover(s, w, budget) for s, w in zip(similarities, weights)]))
+
+
+def cover(similarity: Tensor, weight: Tensor, count: int) -> Tensor:
+    """Greedy coverage: (N, N) cosines, overwritten, (N,) weights -> (count,) in order of choice.
+
+    Each step changes the coverage of few tokens, and the gains only through these: after k steps
+    about N / k, so that all steps together cost a few passes over the matrix. The matrix crosses
+    to the CPU once.
+    """
+    rows, factor = similarity.mul_(UNIT).round_().cpu().numpy(), weight.cpu().numpy()
+    covered = 0 * rows[0]
+    gain = between(rows, covered, covered + UNIT + 1)
+    chosen: list[int] = []
+    for _ in range(count):
+        score = gain * factor
+        score[chosen] = -torch.inf
+        chosen.append(int(score.argmax()))
+        row = rows[chosen[-1]]
+        closer = (row > covered).nonzero()[0]
+        gain -= between(rows[closer], covered[closer], row[closer])
+        covered[closer] = row[closer]
+    return torch.tensor(chosen, device=similarity.device)
+
+
+def between(rows: Any, low: Any, high: Any) -> Any:
+    """What (N,) candidates add to (T,) tokens between two coverages; (T, N) similarities, arrays.
+
+    A few rows at a time: large temporary copies cost more than the sums.
+    """
+    gain = 0.0
+    for start in range(0, len(rows), 32):
+        part = slice(start, start + 32)
+        floor, ceiling = low[part, None], high[part, None]
+        gain += (rows[part].clip(floor, ceiling) - floor).sum(axis=0, dtype=float)
+    return gain
