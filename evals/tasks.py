@@ -89,8 +89,21 @@ def _task_class() -> type:
             self.model_name = None
             self._prepare_model_specific_config()
             self._prepare_metric_and_aggregation()
+            self.OUTPUT_TYPE = self.config.output_type
             self.features = list(columns.features)
             self._training_docs = self._fewshot_docs = None
+            self.multiple_input = 0
+            self.multiple_target = self._targets(columns)
+
+        def _targets(self, columns: Any) -> int:
+            """References per document; lmms-eval asks the first document, and fails with it."""
+            for index in range(len(columns)):
+                try:
+                    target = self.doc_to_target(columns[index])
+                except Exception:
+                    continue
+                return len(target) if isinstance(target, list) else 0
+            return 0
 
     return ColumnsTask
 

@@ -59,14 +59,14 @@ def demo():
     """The demo model, loaded once."""
     from plans import planned
 
-    from agilepruner.runner import experiment
+    from agilepruner.runner import run
 
-    return experiment.load_model(planned().config["model"])
+    return run.load_model(planned().config["model"])
 
 
 @pytest.fixture
 def loaded_once(monkeypatch, demo):
     """Runs in this process share one demo model."""
-    from agilepruner.runner import experiment
+    from agilepruner.runner import run
 
-    monkeypatch.setattr(experiment, "load_model", lambda _config: demo)
+    monkeypatch.setattr(run, "load_model", lambda _config: demo)

@@ -3,7 +3,10 @@
 from hydra import compose, initialize_config_dir
 
 from agilepruner.cli import CONFIGS
-from agilepruner.runner.plan import plan
+from agilepruner.runner import identity
+from agilepruner.runner.plan import identify, plan
+from agilepruner.runner.run import execute
+from evals import sources, tasks
 
 
 def composed(*overrides):
@@ -15,3 +18,14 @@ def composed(*overrides):
 def planned(*overrides):
     """Its validated plan."""
     return plan(composed(*overrides))
+
+
+def executed(run):
+    """The rows of a plan, run."""
+    return execute(identify(run)).rows
+
+
+def loaded(name, settings, suite, protocol, limit=None):
+    """A benchmark over a directory suite."""
+    source = sources.directory(suite, name, identity.file_digest)
+    return tasks.load(name, settings, source, protocol, limit)

@@ -6,11 +6,10 @@ import pytest
 import tiny_models as tiny
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from plans import planned
+from plans import executed, planned
 
 from agilepruner import flops
 from agilepruner.errors import UserError
-from agilepruner.runner.experiment import execute
 from agilepruner.strategies.diversity.cdpruner import CDPruner
 
 MODELS = {
@@ -79,7 +78,7 @@ def run(name, kind, budget, protocol, suite, folder, strategy="agilepruner", mor
         overrides += [f"model.load.image_processor.size.{edge}=112896" for edge in edges]
     tiny.build(kind).save_pretrained(folder / "model")
     tiny.tokenizer().save_pretrained(folder / "model")
-    rows = execute(planned(*overrides))
+    rows = executed(planned(*overrides))
     assert [row.status for row in rows] == ["done", "done"], rows[0].error
     return rows
 

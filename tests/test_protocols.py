@@ -4,9 +4,7 @@ Tiny parquet files with the columns of the real data sets, made here; lmms-eval'
 """
 
 import json
-import shutil
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,14 +13,13 @@ from datasets import Image as ImageFeature
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
+from plans import loaded
 
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
 from agilepruner.runner.plan import plan
-from evals import tasks
 from evals.metrics import ai2d
 from evals.scoring import score
-from evals.tasks import load
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -278,11 +275,11 @@ def configured(benchmark, protocol, model="llava_1_5_7b"):
 @pytest.mark.parametrize(("benchmark", "protocol"), PROMPTS)
 def test_prompts_and_limits(suite, benchmark, protocol):
     prompts, limit, stop = PROMPTS[benchmark, protocol]
-    loaded = load(benchmark, configured(benchmark, protocol), suite, protocol)
-    assert [d.question for d in loaded.documents[: len(prompts)]] == prompts
-    assert {d.max_new_tokens for d in loaded.documents} == {limit}
-    assert {d.stop for d in loaded.documents} == {stop}
-    assert len(loaded.documents) == len(DOCUMENTS[benchmark])
+    found = loaded(benchmark, configured(benchmark, protocol), suite, protocol)
+    assert [d.question for d in found.documents[: len(prompts)]] == prompts
+    assert found.max_new_tokens == limit
+    assert found.stop == stop
+    assert len(found.documents) == len(DOCUMENTS[benchmark])
 
 
 @pytest.mark.parametrize(
@@ -291,9 +288,9 @@ def test_prompts_and_limits(suite, benchmark, protocol):
     ids=[f"{b}-{p}-{i}" for i, (b, p, *_) in enumerate(SCORES)],
 )
 def test_scores_of_canned_answers(suite, benchmark, protocol, model, answers, value, others):
-    loaded = load(benchmark, configured(benchmark, protocol, model), suite, protocol)
+    found = loaded(benchmark, configured(benchmark, protocol, model), suite, protocol)
     for _ in range(2):  # scoring again gives the same: no tally is left behind
-        scores = score(loaded, dict(enumerate(answers)), exact_words=True)
+        scores = score(found, dict(enumerate(answers)))
         assert scores.value == pytest.approx(value)
         for name, expected in others.items():
             assert scores.metrics[name] == pytest.approx(expected)
@@ -302,9 +299,9 @@ def test_scores_of_canned_answers(suite, benchmark, protocol, model, answers, va
 
 def test_chair_counts_what_is_not_there(suite):
     """A dog and two people are there; the cat is not. Length counts tokens, full stops too."""
-    loaded = load("chair", configured("chair", "paper"), suite, "paper")
+    found = loaded("chair", configured("chair", "paper"), suite, "paper")
     answers = {0: "A dog and a cat. A man.", 1: "A car."}
-    scores = score(loaded, answers, exact_words=True)
+    scores = score(found, answers)
     assert scores.value == 50.0  # one of two captions names something absent
     assert scores.metrics["coco_cap_chair_i"] == pytest.approx(25.0)  # one of four mentions
     assert scores.metrics["coco_cap_recall"] == pytest.approx(100.0)
@@ -313,8 +310,8 @@ def test_chair_counts_what_is_not_there(suite):
 
 
 def test_mme_perception_counts_perception_alone(suite):
-    loaded = load("mme", configured("mme", "paper", "llava_1_5_13b"), suite, "paper")
-    scores = score(loaded, dict(enumerate(["Yes", "No", "Yes", "Yes"])), exact_words=True)
+    found = loaded("mme", configured("mme", "paper", "llava_1_5_13b"), suite, "paper")
+    scores = score(found, dict(enumerate(["Yes", "No", "Yes", "Yes"])))
     assert scores.scale == 200  # one perception subtask
     assert len(scores.units) == 1
 
@@ -327,47 +324,19 @@ def test_mme_perception_counts_perception_alone(suite):
     ],
 )
 def test_server_files_are_written_into_the_cell(suite, tmp_path, benchmark, answer, line):
-    loaded = load(benchmark, configured(benchmark, "paper"), suite, "paper")
-    scores = score(loaded, {0: answer}, exact_words=False, folder=tmp_path)
+    found = loaded(benchmark, configured(benchmark, "paper"), suite, "paper")
+    scores = score(found, {0: answer}, folder=tmp_path)
     assert json.loads((tmp_path / "submission.json").read_text()) == [line]
     assert (scores.metric, scores.value) == ("answered", 100.0)  # no accuracy: nothing is public
 
 
 def test_mmbench_spreadsheet_survives_control_characters(suite, tmp_path):
-    loaded = load("mmbench_en", configured("mmbench_en", "paper"), suite, "paper")
+    found = loaded("mmbench_en", configured("mmbench_en", "paper"), suite, "paper")
     answers = {0: "A\x00\x1b", 1: "B", 2: "D"}
-    score(loaded, answers, exact_words=False, folder=tmp_path)
+    score(found, answers, folder=tmp_path)
     table = pd.read_excel(tmp_path / "submission.xlsx")
     assert list(table["index"]) == [1, 1_000_001, 2]
     assert list(table["prediction"]) == ["A", "B", "D"]
-
-
-def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):
-    tokens = []
-
-    def unreachable(config):
-        tokens.append(config["dataset_kwargs"]["token"])
-        raise ConnectionError("Couldn't reach the Hub")
-
-    _, load_yaml = tasks.import_lmms_eval()
-    monkeypatch.setattr(tasks, "import_lmms_eval", lambda: (unreachable, load_yaml))
-    with pytest.raises(UserError, match=r"lmms-lab-encoder/POPE .*Couldn't reach.*hf auth login"):
-        load("pope", configured("pope", "paper"), {"kind": "hub"}, "paper")
-    assert tokens == [None]  # public data needs no login
-
-
-def test_hub_data_sets_are_loaded_by_the_same_code_and_their_size_is_checked(suite, tmp_path):
-    """A directory laid out as a data set of the hub stands for one."""
-    shutil.copy(Path(suite["directory"]) / "pope.parquet", tmp_path / "test.parquet")
-    config = configured("pope", "paper")
-    config = {**config, "hub": {"path": str(tmp_path), "name": None, "size": 6}}
-    loaded = load("pope", config, {"kind": "hub"}, "paper")
-    local = load("pope", config, suite, "paper")
-    assert loaded.documents == local.documents
-    assert loaded.image(loaded.documents[3]).getpixel((0, 0)) == (3, 0, 0)
-    changed = {**config, "hub": {**config["hub"], "size": 7}}
-    with pytest.raises(UserError, match="has 6 documents, the benchmark has 7"):
-        load("pope", changed, {"kind": "hub"}, "paper")
 
 
 def test_hub_sources_of_both_mmbench_versions():

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,8 +15,10 @@ import pytest
 import torch
 
 from agilepruner.models.base import stack
-from agilepruner.runner import experiment
-from agilepruner.runner.grid import Grid
+from agilepruner.runner import run as running
+from agilepruner.runner.answer import Answering
+from agilepruner.runner.claims import Claims
+from agilepruner.runner.plan import identify
 from agilepruner.runner.rows import read_row
 from agilepruner.strategies.attention.fastervlm import FasterVLM
 
@@ -30,8 +33,10 @@ def journals(directory):
     """Answers per cell folder, wherever the results lie."""
     found = {}
     for path in sorted(directory.glob("*/cells/*/journal.*.jsonl")):
-        entries = [json.loads(line) for line in path.read_text().splitlines()]
-        found[path.parent.name] = {e["doc"]: e["answer"] for e in entries}
+        lines = path.read_text().split("\n")[:-1]
+        entries = [json.loads(line) for line in lines]
+        answers = {e["doc"]: e.get("answer") for e in entries if "doc" in e}
+        found.setdefault(path.parent.name, {}).update(answers)
     return found
 
 
@@ -43,7 +48,7 @@ def test_every_image_is_encoded_once_for_all_strategies_and_budgets(tmp_path, de
     )
     run = planned(tmp_path, *GRID)
     try:
-        rows = experiment.execute(run)
+        rows = plans.executed(run)
     finally:
         hook.remove()
     assert [row.status for row in rows] == ["done"] * 10
@@ -53,7 +58,7 @@ def test_every_image_is_encoded_once_for_all_strategies_and_budgets(tmp_path, de
 
 @pytest.mark.usefixtures("loaded_once")
 def test_rows_carry_their_audit(tmp_path):
-    rows = experiment.execute(planned(tmp_path, *GRID))
+    rows = plans.executed(planned(tmp_path, *GRID))
     for row in rows:
         assert row.kept == {
             "min": row.budget,
@@ -74,15 +79,14 @@ def test_full_budget_equals_plain_generate(tmp_path, demo):
     """Answers of vanilla, and logits of a full-budget selection: difference 0.0."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    from evals import tasks
-
     run = planned(tmp_path, "strategy=vanilla", "benchmark=pope", "limit=4", "batch_size=1")
-    experiment.execute(run)
+    plans.executed(run)
     answers = next(iter(journals(tmp_path).values()))
-    benchmark = tasks.load("pope", run.config["benchmark"]["pope"], run.config["suite"], "lmms", 4)
+    settings = run.config["benchmark"]["pope"]
+    benchmark = plans.loaded("pope", settings, run.config["suite"], "lmms", 4)
     model, tokenizer = demo.model, demo.tokenizer
     for document in benchmark.documents:
-        image = benchmark.image(document)
+        image, _ = benchmark.image(document)
         pixels = demo.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         text = demo.prompt.replace("{question}", document.question)
         text = text.replace("<image>", "<image>" * 576)
@@ -118,16 +122,18 @@ def test_pruning_changes_what_the_model_sees(demo):
 
 @pytest.mark.usefixtures("loaded_once")
 def test_done_cells_are_not_done_again(tmp_path, monkeypatch):
-    first = experiment.execute(planned(tmp_path, *GRID))
-    monkeypatch.setattr(Grid, "run", lambda _self: pytest.fail("a finished cell was run again"))
-    assert experiment.execute(planned(tmp_path, *GRID)) == first
+    first = plans.executed(planned(tmp_path, *GRID))
+    monkeypatch.setattr(
+        Answering, "answer", lambda *_: pytest.fail("a finished cell was run again")
+    )
+    assert plans.executed(planned(tmp_path, *GRID)) == first
 
 
 @pytest.mark.usefixtures("loaded_once")
 def test_an_extended_sweep_does_only_what_is_new(tmp_path):
-    experiment.execute(planned(tmp_path, *GRID))
+    plans.executed(planned(tmp_path, *GRID))
     before = journals(tmp_path)
-    experiment.execute(planned(tmp_path, *GRID, "strategy=[fastervlm,random,uniform]"))
+    plans.executed(planned(tmp_path, *GRID, "strategy=[fastervlm,random,uniform]"))
     after = journals(tmp_path)
     assert {name: after[name] for name in before} == before
     assert {name.split("-")[1] for name in set(after) - set(before)} == {"uniform"}
@@ -150,7 +156,7 @@ class Broken(FasterVLM):
 def test_a_failing_strategy_fails_its_cell_and_no_other(tmp_path):
     broken = f"+strategy.broken._target_={__name__}.Broken"
     run = planned(tmp_path, *GRID, broken)
-    rows = {(r.strategy, r.benchmark): r for r in experiment.execute(run) if r.budget in (16, 576)}
+    rows = {(r.strategy, r.benchmark): r for r in plans.executed(run) if r.budget in (16, 576)}
     failed = rows["broken", "pope"]
     assert failed.status == "failed"
     assert "ZeroDivisionError: an odd image" in failed.error
@@ -169,30 +175,66 @@ def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(tmp_path, monke
         return generate(self, prompts, *others)
 
     monkeypatch.setattr(type(demo), "generate", fragile)
-    rows = experiment.execute(planned(tmp_path, *GRID))
+    rows = plans.executed(planned(tmp_path, *GRID))
     assert {row.status for row in rows} == {"done"}
 
 
 @pytest.mark.usefixtures("loaded_once")
-def test_two_ranks_share_the_images_and_the_last_one_scores(tmp_path, monkeypatch):
-    alone = experiment.execute(planned(tmp_path / "alone", *GRID))
-    for rank in ("1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        rows = experiment.execute(planned(tmp_path / "shared", *GRID))
+def test_a_share_that_another_process_holds_is_left_to_it_and_taken_over_when_it_is_gone(tmp_path):
+    """Two shares of images: this process answers one, and the other when its holder has ended."""
+    more = [*GRID, "benchmark=[mme]", "images_per_window=3"]
+    alone = plans.executed(planned(tmp_path / "alone", *more))
+    run = identify(planned(tmp_path / "shared", *more))
+    name = next((tmp_path / "alone/sweep/locks").glob("share-mme-*-0-of-2.lock")).stem
+    with Claims(run.directory) as other:
+        assert other.take(name)
+        thread = threading.Thread(target=running.execute, args=(run,))
+        thread.start()
+        deadline = time.monotonic() + 120
+        while len(set(map(len, journals(tmp_path / "shared").values()))) != 1 or not journals(
+            tmp_path / "shared"
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(1)
+        assert {len(answers) for answers in journals(tmp_path / "shared").values()} == {6}
+        other.give_back(name)  # as its end would
+    thread.join(120)
+    assert not thread.is_alive()
+    rows = [running.row_of(run, cell) for cell in run.cells]
     assert [row.value for row in rows] == [row.value for row in alone]
-    cell = next(row.id for row in rows if row.benchmark == "mme")  # POPE: one image only
-    (folder,) = (tmp_path / "shared/sweep/cells").glob(f"*{cell}*")
-    assert {path.name for path in folder.glob("journal.*")} == {
-        "journal.0.jsonl",
-        "journal.1.jsonl",
-    }
+    assert journals(tmp_path / "shared") == journals(tmp_path / "alone")
 
 
-def start(directory, name):
+def test_two_processes_share_one_run_and_nothing_is_answered_twice(tmp_path):
+    """The same command twice at once, one of them told that there are four ranks."""
+    expected, _ = start(tmp_path / "alone", "one").communicate(timeout=600)
+    more = ["images_per_window=2"]
+    both = [
+        start(tmp_path / "both", "one", *more, env={"RANK": rank, "WORLD_SIZE": "4"})
+        for rank in ("0", "3")
+    ]
+    printed = [process.communicate(timeout=600) for process in both]
+    assert [process.returncode for process in both] == [0, 0], printed
+    assert printed[0][0] == expected
+    assert printed[1][0] == ""  # one prints
+    lines = [
+        (path.parent.name, json.loads(line)["doc"])
+        for path in (tmp_path / "both").glob("*/cells/*/journal.*.jsonl")
+        for line in path.read_text().splitlines()
+        if '"doc"' in line
+    ]
+    assert len(lines) == len(set(lines))
+
+
+def start(directory, name, *more, env=None):
     command = [sys.executable, "-m", "agilepruner", f"results={directory}", f"name={name}", *GRID]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [*command, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
     )
 
 
@@ -218,9 +260,11 @@ def test_killed_anywhere_it_continues_and_the_table_is_the_same(tmp_path, chance
     assert text == expected
     assert journals(tmp_path / "killed") == journals(tmp_path)
     for one in (tmp_path / "whole/cells").glob("*/row.json"):
+        cell = one.parent.name.rpartition("-")[2]
         other = tmp_path / "killed" / one.relative_to(tmp_path)
-        assert read_row(one).metrics == read_row(other).metrics
-        assert read_row(one).scores == read_row(other).scores
+        assert read_row(one, cell).metrics == read_row(other, cell).metrics
+        assert read_row(one, cell).scores == read_row(other, cell).scores
+    assert not list((tmp_path / "killed").rglob("*.tmp"))
 
 
 def _whole_lines(directory):
@@ -232,7 +276,7 @@ def test_pruning_inside_the_language_model_runs_in_the_same_grid(tmp_path):
     run = planned(
         tmp_path, "strategy=[fastv,fastervlm]", "budget=[160,64]", "benchmark=[pope]", "limit=4"
     )
-    rows = {(row.strategy, row.budget): row for row in experiment.execute(run)}
+    rows = {(row.strategy, row.budget): row for row in plans.executed(run)}
     assert set(rows) == {
         ("vanilla", 576),
         ("fastv", 160),  # 64 is below what the first full layer takes: left out, and said so
@@ -260,24 +304,24 @@ def test_an_image_that_cannot_be_read_fails_the_cells_that_show_it(tmp_path, mon
         return read(self, document)
 
     monkeypatch.setattr(Benchmark, "image", image)
-    rows = experiment.execute(planned(tmp_path, *GRID))
+    rows = plans.executed(planned(tmp_path, *GRID))
     for row in rows:
         if row.benchmark == "pope":
             assert row.status == "failed"
             assert "image cannot be read: OSError: truncated file" in row.error
         else:
             assert row.status == "done"
-    again = experiment.execute(planned(tmp_path, *GRID))  # the file is whole again
+    again = plans.executed(planned(tmp_path, *GRID))  # the file is whole again
     assert {row.status for row in again} == {"done"}
 
 
 @pytest.mark.usefixtures("loaded_once")
 def test_a_changed_metric_replays_journals_without_a_model(tmp_path, monkeypatch):
-    experiment.execute(planned(tmp_path, *GRID))
+    plans.executed(planned(tmp_path, *GRID))
     before = journals(tmp_path)
-    monkeypatch.setattr(experiment, "load_model", lambda _c: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(running, "load_model", lambda _c: pytest.fail("the model was loaded"))
     changed = "benchmark.pope.protocols.lmms.headline.metric=pope_accuracy"
-    rows = [r for r in experiment.execute(planned(tmp_path, *GRID, changed))]
+    rows = plans.executed(planned(tmp_path, *GRID, changed))
     assert journals(tmp_path) == before
     for row in rows:
         if row.benchmark == "pope":

@@ -5,10 +5,13 @@ from argparse import Namespace
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from plans import loaded
 
 from agilepruner.cli import CONFIGS
 from evals import tasks
 from evals.chair import language_data
+from evals.lmms import contained, import_lmms_eval
 from evals.scoring import score
 
 BENCHMARKS = (
@@ -32,7 +35,18 @@ def config():
 
 
 def load(config, name, limit=None):
-    return tasks.load(name, config.benchmark[name], config.suite, "lmms", limit)
+    return loaded(name, OmegaConf.to_container(config.benchmark[name], resolve=True), config.suite, "lmms", limit)
+
+
+def official_task(config, name):
+    """lmms-eval's own task, built as it builds it: through ``datasets``, with its own documents."""
+    task_class, _ = import_lmms_eval()
+    settings, _ = tasks.task_config(OmegaConf.to_container(config.benchmark[name], resolve=True), "lmms")
+    split = settings.get("test_split") or settings["validation_split"]
+    files = {split: f"{config.suite.directory}/{name}.parquet"}
+    settings.update(dataset_path="parquet", dataset_name=None, dataset_kwargs={"data_files": files})
+    with contained():
+        return task_class(config=settings)
 
 
 def answers_for(benchmark):
@@ -55,13 +69,31 @@ def answers_for(benchmark):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
+def test_documents_and_prompts_equal_lmms_eval(config, name):
+    """Our reading of the parquet gives lmms-eval's prompts, columns and images."""
+    benchmark, task = load(config, name), official_task(config, name)
+    with contained():
+        task.build_all_requests()
+        assert [d.question for d in benchmark.documents] == [i.args[0] for i in task.instances]
+        settings = task.instances[0].args[1]
+        assert benchmark.max_new_tokens == settings.get("max_new_tokens")
+        assert list(benchmark.stop) == list(settings.get("until") or [])
+        for document in benchmark.documents[::17]:
+            theirs = dict(task.dataset[task.instances[0].args[5]][document.index])
+            (image,) = task.doc_to_visual(theirs)
+            assert image.tobytes() == benchmark.image(document)[0].tobytes()
+            theirs.pop("image")
+            assert theirs == benchmark.record(document.index)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_scores_equal_lmms_eval(config, name, tmp_path):
     from lmms_eval.api.model import lmms
     from lmms_eval.evaluator import evaluate
 
     benchmark = load(config, name)
     answers = answers_for(benchmark)
-    ours = score(benchmark, dict(answers), exact_words=True)
+    ours = score(benchmark, dict(answers))
 
     class Replay(lmms):
         def generate_until(self, requests):
@@ -76,11 +108,10 @@ def test_scores_equal_lmms_eval(config, name, tmp_path):
         def clean(self):
             pass
 
-    task = load(config, name).task
+    task = official_task(config, name)
     model = Replay()
     model.task_dict = {task.config.task: task.dataset}
-    words = language_data(allow_stand_in=True)
-    with words, tasks.quiet():
+    with contained(), language_data():
         theirs = evaluate(
             model,
             {task.config.task: task},
@@ -100,7 +131,7 @@ def test_scores_equal_lmms_eval(config, name, tmp_path):
 def test_the_right_answers_score_the_maximum(config):
     benchmark = load(config, "mme")
     answers = {d.index: benchmark.record(d.index)["answer"] for d in benchmark.documents}
-    scores = score(benchmark, answers, exact_words=True)
+    scores = score(benchmark, answers)
     assert scores.value == scores.scale
     assert set(scores.units) == {1.0}
 
@@ -108,7 +139,7 @@ def test_the_right_answers_score_the_maximum(config):
 def test_a_hole_is_no_score(config):
     benchmark = load(config, "pope", limit=4)
     with pytest.raises(ValueError, match="1 documents have no answer"):
-        score(benchmark, {d.index: "Yes" for d in benchmark.documents[1:]}, exact_words=True)
+        score(benchmark, {d.index: "Yes" for d in benchmark.documents[1:]})
 
 
 def test_a_limit_keeps_what_is_scored_together(config):
@@ -124,6 +155,6 @@ def test_a_limit_keeps_what_is_scored_together(config):
 
 def test_captions_without_objects_have_no_chair_i(config):
     benchmark = load(config, "chair", limit=3)
-    scores = score(benchmark, {d.index: "nothing here" for d in benchmark.documents}, True)
+    scores = score(benchmark, {d.index: "nothing here" for d in benchmark.documents})
     assert "coco_cap_chair_i" not in scores.metrics
     assert scores.metrics["coco_cap_recall"] == 0.0
