@@ -142,7 +142,7 @@ def language_data() -> Iterator[Finding]:
 
     missing = missing_resources()
     if missing:
-        fix = f"python -m nltk.downloader {' '.join(missing)} (CHAIR on real captions needs it)"
+        fix = f"python -m nltk.downloader {' '.join(missing)} (CHAIR uses inflect without)"
         yield Finding("warn", "NLTK data", f"missing: {', '.join(missing)}", fix)
     else:
         yield Finding("ok", "NLTK data", "complete")

@@ -209,12 +209,6 @@ def _downloads(run: Run, size: Size) -> Iterator[str]:
             subsets = [hub[key] for key in ("name", "images") if hub.get(key)]
             subset = f", config {' and '.join(subsets)}" if subsets else ""
             wanted.append(f"data set {hub['path']}{subset} ({name}, {hub['size']:,} documents)")
-    if any(b.get("needs_language_data") for b in run.config["benchmark"].values()):
-        from evals.chair import missing_resources
-
-        missing = missing_resources()
-        if missing and not run.config["suite"]["synthetic"]:
-            wanted.append(f"NLTK data: python -m nltk.downloader {' '.join(missing)}")
     yield "Would be downloaded:" if wanted else "Nothing would be downloaded."
     yield from (f"  {line}" for line in wanted)
 

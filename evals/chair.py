@@ -2,23 +2,27 @@
 
 The scorer tokenises, tags and lemmatises with NLTK, whose data is a download. Where that data is
 absent, ``language_data`` lends the scorer a stand-in: the same Treebank tokenizer (it needs no
-data), every word tagged a noun, and plurals reduced by rule to the object words of the task's own
-tables. On the embedded suite, whose captions use a closed vocabulary, that is exact; on free text
-it is not (a verb such as "to train" would count as a train), so real captions refuse it.
+data), and singulars by the ``inflect`` library. On the embedded suite, whose captions use a closed
+vocabulary, that finds the same words; elsewhere nearly always, and the row says how nearly.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
-from agilepruner.errors import UserError
+from evals.lmms import task_module
 
 RESOURCES = {
     "punkt_tab": "tokenizers/punkt_tab/english",
     "averaged_perceptron_tagger_eng": "taggers/averaged_perceptron_tagger_eng",
     "wordnet": "corpora/wordnet",
 }
+# Captions of tests/golden/chair.json where the stand-in finds exactly what NLTK finds (tested).
+SAME, GOLDEN = 35, 36
 
 
 def missing_resources() -> list[str]:
@@ -37,75 +41,89 @@ def missing_resources() -> list[str]:
     return missing
 
 
-class _Words:
-    """The two functions of ``nltk`` that the scorer calls, without data files."""
-
-    @staticmethod
-    def word_tokenize(text: str) -> list[str]:
-        from nltk.tokenize import NLTKWordTokenizer
-
-        sentences = text.replace(". ", ".\n").split("\n")
-        tokenizer = NLTKWordTokenizer()
-        return [word for sentence in sentences for word in tokenizer.tokenize(sentence)]
-
-    @staticmethod
-    def pos_tag(words: list[str]) -> list[tuple[str, str]]:
-        return [(word, "NN") for word in words]
+def language_source() -> str:
+    """What finds CHAIR's words on this machine, with its version; a score depends on it."""
+    if missing_resources():
+        return f"inflect {version('inflect')}"
+    return f"nltk {version('nltk')} {'+'.join(RESOURCES)}"
 
 
-_PARTS_OF_SPEECH = SimpleNamespace(ADJ="a", VERB="v", NOUN="n", ADV="r")  # as WordNet has them
-
-
-def _lemmatizer(objects: list[str]) -> type:
-    singular: dict[str, str] = {}
-    for word in objects:
-        for plural in (f"{word}s", f"{word}es", f"{word[:-1]}ies", f"{word[:-1]}ves"):
-            if plural not in objects:
-                singular.setdefault(plural, word)
-
-    class Lemmatizer:
-        def lemmatize(self, word: str, pos: str = "n") -> str:
-            return singular.get(word, word)
-
-    return Lemmatizer
+def note(source: str) -> str | None:
+    """What a reader must know of a score whose words came from ``source``."""
+    if not source.startswith("inflect"):
+        return None
+    return (
+        f"CHAIR words by inflect, without NLTK data: {SAME} of {GOLDEN} golden captions find the "
+        "same mentions"
+    )
 
 
 @contextmanager
-def language_data(allow_stand_in: bool) -> Iterator[str]:
-    """Let the CHAIR scorer run; yields ``nltk`` or ``stand-in``.
-
-    Raises:
-        UserError: the data is missing and a stand-in would not be exact.
-    """
-    missing = missing_resources()
-    if not missing:
-        yield "nltk"
+def language_data() -> Iterator[str]:
+    """Let the CHAIR scorer run, with NLTK's data or the stand-in; yields ``language_source()``."""
+    source = language_source()
+    if source.startswith("nltk"):
+        yield source
         return
-    if not allow_stand_in:
-        raise UserError(
-            f"CHAIR needs NLTK data that is not installed: {', '.join(missing)}. Install it with: "
-            f"python -m nltk.downloader {' '.join(missing)}"
-        )
-    from lmms_eval.tasks.coco_cap_chair import utils
-
+    utils = task_module("coco_cap_chair.utils")
     originals = utils.nltk, utils.wordnet, utils.WordNetLemmatizer
-    utils.nltk, utils.wordnet = _Words, _PARTS_OF_SPEECH
-    utils.WordNetLemmatizer = _lemmatizer(list(utils.MSCOCO_OBJECTS))
+    utils.nltk = SimpleNamespace(word_tokenize=_tokenize, pos_tag=_call_all_nouns)
+    utils.wordnet = SimpleNamespace(ADJ="a", VERB="v", NOUN="n", ADV="r")  # as WordNet has them
+    utils.WordNetLemmatizer = _Lemmatizer
     try:
-        yield "stand-in"
+        yield source
     finally:
         utils.nltk, utils.wordnet, utils.WordNetLemmatizer = originals
+
+
+def _tokenize(text: str) -> list[str]:
+    """NLTK's words; its sentences need data, and matter only to a full stop before a space."""
+    from nltk.tokenize import NLTKWordTokenizer
+
+    sentences = re.sub(r"(?<!\d)\. ", ".\n", text).split("\n")  # "2. " numbers a list
+    tokenizer = NLTKWordTokenizer()
+    return [word for sentence in sentences for word in tokenizer.tokenize(sentence)]
+
+
+def _call_all_nouns(words: list[str]) -> list[tuple[str, str]]:
+    return [(word, "NN") for word in words]
+
+
+class _Lemmatizer:
+    def lemmatize(self, word: str, pos: str = "n") -> str:
+        return _singular(word)
+
+
+@cache
+def _singular(word: str) -> str:
+    """The word as it is if the scorer's tables have it ("bus", "tennis" racket), else singular."""
+    if word in _known_words() or not word.isalpha():
+        return word
+    return _engine().singular_noun(word) or word
+
+
+@cache
+def _known_words() -> frozenset[str]:
+    utils = task_module("coco_cap_chair.utils")
+    return frozenset(" ".join([*utils.MSCOCO_OBJECTS, *utils.DOUBLE_WORD_DICT]).split())
+
+
+@cache
+def _engine() -> Any:
+    import inflect
+
+    return inflect.engine()
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """lmms-eval's record per caption, and the caption's length in tokens (OPERA's ``Len``).
 
     Length counts tokens after double words were joined, punctuation included, as OPERA and the
-    paper's table print it.
+    paper's table print it. An image without objects may have a null for them.
     """
-    from lmms_eval.tasks.coco_cap_chair import utils
-
-    record = utils.coco_cap_chair_process_result(doc, results)
+    utils = task_module("coco_cap_chair.utils")
+    objects = doc["gt_object"] if doc["gt_object"] is not None else []
+    record = utils.coco_cap_chair_process_result({**doc, "gt_object": objects}, results)
     *_, words = utils.caption_to_words(results[0])
     return {**record, "chair_len": len(words)}
 
@@ -115,11 +133,21 @@ def chair_i(results: list[dict[str, Any]]) -> float:
 
     lmms-eval divides by zero there.
     """
-    from lmms_eval.tasks.coco_cap_chair import utils
-
     if not any(result["pred"] for result in results):
         return float("nan")
+    utils = task_module("coco_cap_chair.utils")
     return utils.coco_cap_chair_aggregate_results_chair_i(results)
+
+
+def recall(results: list[dict[str, Any]]) -> float:
+    """Percent of the objects that are named; NaN (no score) when no image has any.
+
+    lmms-eval divides by zero there.
+    """
+    if not any(result["answer"] for result in results):
+        return float("nan")
+    utils = task_module("coco_cap_chair.utils")
+    return utils.coco_cap_chair_aggregate_results_recall(results)
 
 
 def faithful(results: list[dict[str, Any]]) -> float:
