@@ -2,40 +2,74 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmms_eval.tasks.mmbench.en_utils import mmbench_evaluator, mmbench_process_results
+from evals.lmms import task_module
+from evals.prompts import LETTERS, absent, mmbench_options
 
-from evals.prompts import missing
+
+class _Rows(list[dict[str, Any]]):
+    """Records, indexed as lmms-eval's MMBench evaluator indexes a data frame."""
+
+    @property
+    def iloc(self) -> "_Rows":
+        return self
 
 
 def mmbench(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """lmms-eval's record with the options that LLaVA's prompt shows, and no others."""
+    options = mmbench_options(doc)
+    return _with_options(doc, results, {letter: options.get(letter) for letter in LETTERS})
+
+
+def mmbench_lmms(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """lmms-eval's record with really empty options.
 
-    The data spells them "nan", which lmms-eval's evaluator takes for an option's text: a reply with
-    "banana" in it would name it.
+    Where the data spells them "" or "nan", lmms-eval's evaluator takes them for text: every reply
+    names the one, a reply with "banana" in it the other.
     """
-    record = mmbench_process_results(doc, results)
-    for name in record:
-        for letter in "ABCDE":
-            if missing(record[name].get(letter)):
-                record[name][letter] = None
-    return record
+    options = {letter: doc.get(letter) for letter in LETTERS}
+    return _with_options(
+        doc, results, {letter: None if absent(text) else text for letter, text in options.items()}
+    )
+
+
+def _with_options(
+    doc: dict[str, Any], results: list[str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    record = task_module("mmbench.en_utils").mmbench_process_results(doc, results)
+    return {name: {**item, **options} for name, item in record.items()}
 
 
 def mmbench_static(results: Sequence[dict[str, Any]], args: Any = None) -> float:
-    """MMBench circular accuracy (0-100) with lmms-eval's own evaluator, without any judge.
+    """MMBench circular accuracy (0-100) by lmms-eval's own evaluator, without any judge.
 
-    lmms-eval 0.7.3 has this for English only; the evaluator itself does not depend on language.
+    lmms-eval 0.7.3 has this for English only; the evaluator itself does not depend on language. Its
+    ``eval_result`` counts the same from a data frame, which takes nearly all of its time.
     """
-    overall, _categories, _groups = mmbench_evaluator.eval_result(list(results), "static")
-    return 100 * float(overall)
+    hits = mmbench_units(results)
+    return 100 * (sum(hits.values()) / len(hits))
+
+
+def mmbench_units(results: Sequence[dict[str, Any]]) -> dict[int, float]:
+    """Question -> 1.0 when every rotation of it is answered right, else 0.0; in given order."""
+    questions: dict[int, _Rows] = defaultdict(_Rows)
+    for result in results:
+        questions[result["index"] % 1_000_000].append(result)
+    evaluator = task_module("mmbench.en_utils").mmbench_evaluator
+    found = {}
+    for question, rows in questions.items():
+        rows.sort(key=lambda row: row["index"])
+        answers = {row["index"]: row["answer"] for row in rows}
+        found[question] = float(evaluator.eval_sub_data(rows, answers, static_only=True))
+    return found
 
 
 def mmbench_correct(results: Sequence[dict[str, Any]]) -> float:
     """1.0 when every rotation of one question is answered right."""
-    return mmbench_static(results) / 100
+    (hit,) = mmbench_units(results).values()
+    return hit
 
 
 def pope(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
@@ -56,30 +90,27 @@ def pope(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
 def pope_mean_f1(results: Sequence[dict[str, Any]]) -> float:
     """Unweighted mean of the F1 of each category (random, popular, adversarial), 0-1."""
-    from lmms_eval.tasks.pope.utils import pope_aggregate_f1_score
-
     categories = defaultdict(list)
     for result in results:
         categories[result["category"]].append(result)
-    return sum(map(pope_aggregate_f1_score, categories.values())) / len(categories)
+    f1 = task_module("pope.utils").pope_aggregate_f1_score
+    return sum(map(f1, categories.values())) / len(categories)
 
 
 def scienceqa(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """lmms-eval's parse of a letter, and LLaVA's of "The answer is B."."""
-    from lmms_eval.tasks.scienceqa.utils import sqa_process_results
-
     found = re.findall(r"The answer is ([A-Z]).", results[0])
-    return sqa_process_results(doc, found if len(found) == 1 else results)
+    reply = found if len(found) == 1 else results
+    return task_module("scienceqa.utils").sqa_process_results(doc, reply)
 
 
 def ai2d(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """lmms-eval's ``exact_match,flexible-extract``: "B. ..." is B; case and punctuation ignored."""
+    target = task_module("ai2d.utils").ai2d_doc_to_target(doc, "mcq")
     from lmms_eval.api.metrics import exact_match_hf_evaluate
-    from lmms_eval.tasks.ai2d.utils import ai2d_doc_to_target
 
     found = re.match(r"\s*([A-Z])\.", results[0])
     reply = found.group(1) if found else results[0]
-    target = ai2d_doc_to_target(doc, "mcq")
     return exact_match_hf_evaluate([reply], [target], ignore_case=True, ignore_punctuation=True)
 
 
