@@ -4,16 +4,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from agilepruner.errors import UserError, unknown
 from agilepruner.places import CONFIGS, project
@@ -29,6 +29,17 @@ NOISY = (
 log = logging.getLogger(__name__)
 
 OmegaConf.register_new_resolver("project", project, replace=True)
+
+
+def _sweep_directory(results: str, name: str | int) -> str:
+    """Where Hydra writes a sweep's record; it does so before the first job checks the name."""
+    from agilepruner.config import Name
+    from agilepruner.ranges import conform
+
+    return str(Path(str(results)) / conform(Name, name, "name"))
+
+
+OmegaConf.register_new_resolver("sweep_directory", _sweep_directory, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
@@ -56,6 +67,7 @@ def _run(config: DictConfig) -> None:
     from agilepruner.runner.plan import identify, plan
     from agilepruner.runner.run import execute
 
+    _one_choice_each(HydraConfig.get().runtime.choices)
     planned = plan(config)
     if planned.config["dry_run"]:
         from agilepruner.dry_run import describe
@@ -106,6 +118,15 @@ def _log(planned: Any, rows: list[Any]) -> None:
         from agilepruner.report.wandb import log_rows
 
         log_rows(rows, settings["project"], settings["group"], settings["mode"], planned.directory)
+
+
+def _one_choice_each(overrides: Sequence[str]) -> None:
+    """Refuse a list of models (or suites, tables, loggers): Hydra would mix their settings."""
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key in ("model", "suite", "table", "logger") and value.startswith("["):
+            raise UserError(
+                f"{key}={value}, expected one name: sweep over several with -m {key}={value[1:-1]}."
+            )
 
 
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:
@@ -193,13 +214,11 @@ def main() -> None:
         run()
     except UserError as error:
         _stop(str(error), 2)
-    except (
-        MissingConfigException,
-        ConfigCompositionException,
-        OverrideParseException,
-        OmegaConfBaseException,
-    ) as error:
-        _stop(explain(error), 2)
+    except Exception as error:
+        frames = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
+        if _run.__code__ in frames:  # a bug; before that, Hydra composes the command line
+            raise
+        _stop(explain(error, sys.argv[1:]), 2)
     except KeyboardInterrupt:
         _stop("interrupted; the same command continues where this one stopped", 130)
     if _failed_jobs:
@@ -211,39 +230,99 @@ def _stop(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
     """Say in one sentence what was wrong with the command line, and what was meant.
 
-    Hydra's messages name the failed group or key; the nearest known one is added here.
+    Hydra's messages name the failed group or key; the nearest known one and the fix are added here.
+
+    Args:
+        error: what Hydra raised while it composed the config.
+        arguments: the command line, where the message does not name the culprit.
     """
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error.override)
     text = " ".join(str(part) for part in (error, error.__cause__) if part)
-    if found := re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text):
+    if found := re.search(r"Ambiguous value for argument '([^=]+)=(.*)'\n1\.", text, re.DOTALL):
+        key, value = found.groups()
+        return (
+            f"{key}={value} is several values: put brackets around them for one run, "
+            f"{key}=[{value}]; sweep over them with -m; or, where it is one text, give it quotes "
+            f"of its own, {_quoted(key, value)}"
+        )
+    if found := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
+        return f"{found[1]} sweeps over values: add -m, or give a list in brackets for one run."
+    if found := re.search(rf"Could not (?:find|load) '({'|'.join(GROUPS)})/([^']*)'", text):
         group, name = found.groups()
         return str(unknown(group, name, _names(group)))
+    if "Config group override must be" in text:
+        for argument in arguments:
+            key, _, value = argument.partition("=")
+            if not key:
+                return f"'{argument}' has no name: write key=value, e.g. budget=64."
+            if key in GROUPS and value not in _names(key) and value[:1] != "[":
+                return str(unknown(key, value, _names(key)))
     if found := re.search(r"Could not override '([\w./@]+)'", text):
-        key = found.group(1)
-        return str(unknown("setting", key, _settings(text, key)))
-    if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found.group(1)} has no value yet: add {found.group(1)}=... to the command."
-    return text.split("\n")[0]
+        return _unknown_setting(found[1], text)
+    if found := re.search(r"Error merging override (.*?) Cannot merge", text):
+        return f"{found[1]} has another shape than the setting; see `agilepruner --cfg job`."
+    cause = text.split("\n")[0].rstrip(".")
+    if found := re.match(r"UserError raised while resolving interpolation: (.*)", cause):
+        return f"{found[1]}."
+    return f"{cause}. Given: {' '.join(arguments)}" if arguments else cause
+
+
+def _unreadable(override: str) -> str:
+    """What to do about an argument that Hydra's grammar does not read."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"'{override}' is no setting: write key=value, e.g. budget=64."
+    if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
+        return f"{override} has a bracket without its partner."
+    if any(value.count(quote) % 2 for quote in "'\""):
+        return f"{override} has a quote without its partner."
+    if re.search(r"[\[,]\s*[,\]]", value):
+        return f"{override} has an empty item: remove the comma."
+    return (
+        f"The value of {key} has a character that means something to Hydra ('=', braces, brackets, "
+        f"a colon): give it quotes of its own inside the shell's, {_quoted(key, value)}"
+    )
+
+
+def _quoted(key: str, value: str) -> str:
+    """A setting whose value is one text, as a shell takes it."""
+    escaped = value.replace("'", "\\'")
+    return f"\"{key}='{escaped}'\""
+
+
+def _unknown_setting(key: str, text: str) -> str:
+    """What was meant by a key that is not in the composed config."""
+    from agilepruner.config import known_keys
+    from agilepruner.ranges import no_setting
+
+    parent, _, name = key.rpartition(".")
+    group, *rest = key.split(".")
+    if group == "hydra":
+        return f"{key} is no setting of Hydra: `agilepruner --cfg hydra` shows them."
+    if key in GROUPS:
+        return f"{key} takes names: {', '.join(_names(key))}."
+    if group in ("strategy", "benchmark") and rest:
+        option, *_ = rest
+        if option not in _names(group):
+            return str(unknown(group, option, _names(group)))
+        if f"Key '{option}' is not in struct" in text:
+            return f"{key}: {group} '{option}' is not chosen; add {group}=[{option}]."
+        settings = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
+        inside = OmegaConf.select(settings, ".".join(rest[1:-1])) if rest[1:-1] else settings
+        known = list(map(str, inside)) if isinstance(inside, DictConfig) else []
+        return str(no_setting(parent, name, set(known) - {"_target_"}))
+    known = known_keys(parent)
+    if name in known:
+        return f"{key} is not set by this choice of {group}: add it with +{key}=..."
+    return str(no_setting(parent, name, [*known, "table"] if not parent else known))
 
 
 def _names(group: str) -> list[str]:
-    return [path.stem for path in (CONFIGS / group).glob("*.yaml")]
-
-
-def _settings(text: str, key: str) -> list[str]:
-    """Keys that exist where the unknown one was looked for."""
-    config = OmegaConf.load(CONFIGS / "config.yaml")
-    top = [name for name in config if name not in ("defaults", "hydra")] + list(GROUPS)
-    parent, _, _ = key.rpartition(".")
-    parts = parent.split(".") if parent else []
-    if len(parts) >= 2 and parts[0] in GROUPS:
-        path = CONFIGS / parts[0] / f"{parts[1]}.yaml"
-        if path.exists():
-            names = [str(name) for name in OmegaConf.load(path) if name != "_target_"]
-            return [f"{parent}.{name}" for name in names]
-    return [str(name) for name in top]
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
 if __name__ == "__main__":

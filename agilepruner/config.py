@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -19,7 +19,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from agilepruner.errors import UserError, unknown
-from agilepruner.ranges import OPEN, Range, Rule, conform, declared, filled, length, shown
+from agilepruner.ranges import (
+    OPEN,
+    Range,
+    Rule,
+    conform,
+    declared,
+    filled,
+    length,
+    no_setting,
+    shown,
+)
 from agilepruner.strategies.base import SHAPES, Strategy
 
 PLACEHOLDERS = ("<image>", "<|image_pad|>")  # of an image, in the prompts of our adapters
@@ -32,19 +42,26 @@ Tokens = Annotated[
     "visual tokens kept per image, e.g. budget=64 or budget=[32,64,128]",
 ]
 Line = Annotated[str, length(1000)]
-Tag = Annotated[str, length(64), "W&B cuts no tag: 64 at most"]
+Tag = Annotated[str, length(64), "it is a tag in W&B, of 64 at most"]
 Count = Annotated[int, Range(1, 1_000_000_000)]
 Positive = Annotated[float, Range(0.001, 1_000_000)]
-Function = Annotated[str, Rule("package.module.name", re.compile(r"\w+(\.\w+)+").fullmatch)]
+Function = Annotated[str, Rule("like package.module.name", re.compile(r"\w+(\.\w+)+").fullmatch)]
 Place = Annotated[
-    str, Rule("naming a directory, with ~ written out", lambda t: bool(t.strip()) and t[0] != "~")
+    str, Rule("naming a directory, with ~ written out", lambda path: path[:1] != "~" and fits(path))
 ]
 Name = Annotated[
     str,
-    length(100),
-    Rule(r"without / and \ ", lambda text: not set("/\\") & set(text) and text not in (".", "..")),
-    "a directory of this name in results",
+    length(200),
+    Rule("without / or backslash", lambda name: not set("/\\") & set(name)),
+    Rule("not . or ..", lambda name: name not in (".", "..") and fits(name)),
+    "results are in a directory of this name",
 ]
+
+
+def fits(path: str) -> bool:
+    """Whether a file system can have it: printable, no part longer than 255 bytes."""
+    printable = bool(path.strip()) and path.isprintable()
+    return printable and all(len(part.encode()) < 256 for part in path.split("/"))
 
 
 class Load(TypedDict):
@@ -57,7 +74,9 @@ class Load(TypedDict):
     dtype: Literal["float32", "float16", "bfloat16"]
     device: Annotated[
         str,
-        Rule("auto, cpu, cuda, cuda:0 or mps", re.compile("auto|cpu|mps|cuda(:\\d+)?").fullmatch),
+        Rule(
+            "like auto, cpu, cuda, cuda:0 or mps", re.compile("auto|cpu|mps|cuda(:\\d+)?").fullmatch
+        ),
     ]
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
     image_processor: NotRequired[dict[str, Any] | None]
@@ -76,7 +95,7 @@ class Model(TypedDict):
     decoder_layers: Annotated[int, Range(2, 1000)]
     max_new_tokens: Annotated[int, Range(1, 100_000)] | None
     provides: list[
-        Annotated[str, Rule(f"of {', '.join(SHAPES)}, seeds", {*SHAPES, "seeds"}.__contains__)]
+        Annotated[str, Rule(f"among {', '.join(SHAPES)}, seeds", {*SHAPES, "seeds"}.__contains__)]
     ]
     load: Annotated[Load, OPEN]
     erank_avg: NotRequired[Annotated[float, Range(1, 10_000), "mean effective rank"]]
@@ -206,8 +225,8 @@ def check(config: DictConfig) -> Config:
     for group, example in (("strategy", "[divprune,agilepruner]"), ("benchmark", "[pope,gqa]")):
         if not config.get(group):
             raise UserError(f"{group} is empty: choose at least one, e.g. {group}={example}.")
-    _check_switches(config)
     try:
+        _check_switches(config)
         data: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         cause = str(error).splitlines()[0].rstrip(".")
@@ -289,7 +308,7 @@ def _check_load(load: Load) -> None:
     known = _arguments(target, "model.load._target_")
     for key in load.keys() - {"_target_"}:
         if known is not None and key not in known:
-            raise unknown("setting", f"model.load.{key}", [f"model.load.{name}" for name in known])
+            raise no_setting("model.load", key, known)
     if target.startswith("agilepruner.") and sum(map(load["prompt"].count, PLACEHOLDERS)) != 1:
         raise UserError(
             f"model.load.prompt={shown(load['prompt'])}, expected the image once, as "
@@ -308,9 +327,9 @@ def _check_load(load: Load) -> None:
     if kind is not None:
         import transformers
 
-        known = [name for name in dir(transformers) if name.endswith("ImageProcessorPil")]
-        if kind not in known:
-            raise unknown("model.load.image_processor.type", str(kind), known)
+        made = [name for name in dir(transformers) if name.endswith("ImageProcessorPil")]
+        if kind not in made:
+            raise unknown("model.load.image_processor.type", str(kind), made)
     _check_device(load["device"])
 
 
@@ -406,21 +425,21 @@ def _build(settings: Any, where: str) -> Strategy:
     if not isinstance(found, type) or not issubclass(found, Strategy):
         raise UserError(f"{where}._target_={target} is no strategy: it does not extend Strategy.")
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
-    known = getattr(found, "__dataclass_fields__", {})
+    known: dict[str, Any] = {}
+    if is_dataclass(found):
+        known = {field.name: field for field in fields(found)}
     for key, value in parameters.items():
         if key not in known:
-            raise unknown("setting", f"{where}.{key}", [f"{where}.{field}" for field in known])
+            raise no_setting(where, key, known)
         if isinstance(value, Mapping) and "_target_" in value:
             parameters[key] = _build(value, f"{where}.{key}")
-    for field in known.values():
-        if field.name not in parameters and field.init and field.default is MISSING:
-            raise UserError(
-                f"{where}.{field.name} is missing: {found.__name__} has no default for it."
-            )
+    for key, field in known.items():
+        if key not in parameters and field.default is MISSING:
+            raise UserError(f"{where}.{key} is missing: {found.__name__} has no default for it.")
     try:
         return found(**parameters)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(str(error).replace(f"{found.__name__}.", f"{where}.", 1)) from None
 
 
 def _arguments(path: str, where: str) -> list[str] | None:
@@ -430,11 +449,12 @@ def _arguments(path: str, where: str) -> list[str] | None:
         the function's arguments; None where its source does not say.
     """
     module, _, name = path.rpartition(".")
-    names = _defined(module)
+    names = _defined(module) if module else None
     if names is None:
-        raise UserError(f"{where}={path}: there is no module '{module}' to import.")
+        raise UserError(f"{where}={path}, expected package.module.name of a module that exists.")
     if name not in names:
-        raise unknown(f"{where}:", path, [f"{module}.{n}" for n in names if not n.startswith("_")])
+        made_here = [n for n, node in names.items() if node and not n.startswith("_")]
+        raise unknown(f"{where} in {module}:", name, made_here)
     function = names[name]
     if not isinstance(function, ast.FunctionDef):
         return None

@@ -17,4 +17,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"Unknown {kind} '{name}'.{hint} Known: {', '.join(names)}.")
+    listed = f" Known: {', '.join(names)}." if len(names) <= 50 else ""
+    return UserError(f"Unknown {kind} '{name}'.{hint}{listed}")

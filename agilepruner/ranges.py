@@ -6,7 +6,7 @@ Strategies write it beside each hyper-parameter, ``config.py`` beside each key o
 """
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -93,7 +93,7 @@ def conform(kind: Any, value: Any, where: str, note: str = "") -> Any:
     kind = get_args(kind)[0] if get_origin(kind) is NotRequired else kind
     base, rules, note = _parts(kind, note)
     if value == "???":
-        raise UserError(f"{where} has no value yet: give {where}=..., {describe(kind)}.")
+        raise UserError(f"{where} has no value yet: add {where}=... to the command.")
     if is_typeddict(base):
         return _keys(base, value, where, open_ended=OPEN in getattr(kind, "__metadata__", ()))
     origin, arguments = get_origin(base), get_args(base)
@@ -123,14 +123,13 @@ def describe(kind: Any) -> str:
     if origin is Literal:
         words = "one of " * (len(arguments) > 1) + ", ".join(map(shown, arguments)).replace("'", "")
     elif origin in (list, tuple):
-        words = f"a list of which each item is {describe(arguments[0])}"
+        conditions = "".join(f", {rule.expected}" for rule in rules)
+        return f"a list{conditions}, each item {describe(arguments[0])}"
     elif origin is dict or is_typeddict(base):
         words = "a mapping of settings"
     else:
         words = WORDS.get(base, "")
-    conditions = ", ".join(rule.expected for rule in rules)
-    link = ", " if origin in (list, tuple, dict) else " "
-    return link.join(filter(None, [words, conditions]))
+    return " ".join(filter(None, [words, ", ".join(rule.expected for rule in rules)]))
 
 
 WORDS = {
@@ -211,8 +210,7 @@ def _keys(schema: Any, value: Any, where: str, open_ended: bool) -> dict[str, An
     for key in value.keys() - known.keys():
         near = get_close_matches(str(key), known, n=1, cutoff=0.8 if open_ended else 0.5)
         if near or not open_ended:
-            hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
-            raise UserError(f"{prefix}{key} is no setting.{hint} Known: {', '.join(known)}.")
+            raise no_setting(where, str(key), known)
     for key in known:
         if key in schema.__required_keys__ and key not in value:
             raise UserError(f"{prefix}{key} is missing: give {describe(known[key])}.")
@@ -222,15 +220,25 @@ def _keys(schema: Any, value: Any, where: str, open_ended: bool) -> dict[str, An
     }
 
 
+def no_setting(where: str, key: str, known: Iterable[str]) -> UserError:
+    """The error for a key that is not among the known ones of a mapping."""
+    prefix, names = f"{where}." if where else "", sorted(known)
+    near = get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
+    have = f"Known: {', '.join(names)}." if names else f"{where} has no settings."
+    return UserError(f"Unknown setting '{prefix}{key}'.{hint} {have}")
+
+
 def _refusal(kind: Any, value: Any, where: str, note: str) -> UserError:
     """One sentence: the setting, the value, what was expected, and what was meant."""
     base, _, note = _parts(kind, note)
     hint = f" ({note})" if note else ""
-    options = [o for m in (base, *get_args(base)) if get_origin(m) is Literal for o in get_args(m)]
+    members = [_parts(member, "")[0] for member in (base, *get_args(base))]
+    options = [o for member in members if get_origin(member) is Literal for o in get_args(member)]
     near = get_close_matches(str(value), [o for o in options if isinstance(o, str)], 1, 0.5)
     if near:
         hint += f". Did you mean '{near[0]}'?"
-    elif base is str and isinstance(value, (bool, float)):
+    elif str in members and isinstance(value, (bool, float)):
         hint += f"; quote what should be read as one: {where}=\"'{shown(value)}'\"."
     else:
         hint += "."

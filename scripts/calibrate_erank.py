@@ -12,7 +12,7 @@ import sys
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from agilepruner.cli import CONFIGS
 from agilepruner.complexity import effective_rank
@@ -25,7 +25,8 @@ from agilepruner.runner.run import load_model
 def main(config: DictConfig) -> None:
     from evals import tasks
 
-    count, seed = config.get("images", 200), config.get("seed", 3)
+    with open_dict(config):  # this script's own settings
+        count, seed = config.pop("images", 200), config.pop("seed", 3)
     run = plan(config)
     if config.suite.name == "embedded":
         from evals.suite import scenes

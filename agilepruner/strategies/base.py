@@ -262,7 +262,7 @@ class Strategy:
         for parameter in fields(cls):  # subclasses are dataclasses
             name, default = parameter.name, parameter.default
             note = "" if default is MISSING else f"default {shown(default)}"
-            kind, where = declared(cls)[name], f"{cls.__name__}: {name}"
+            kind, where = declared(cls)[name], f"{cls.__name__}.{name}"
             object.__setattr__(self, name, conform(kind, getattr(self, name), where, note))
 
     @abstractmethod

@@ -46,7 +46,7 @@ class ErankShare(Strategy):
         super().__post_init__()
         if self.low > self.high:
             raise UserError(
-                f"ErankShare: low={self.low} is more than high={self.high}; no share is between."
+                f"ErankShare.low={self.low} is more than high={self.high}; no share is between."
             )
 
     @property
