@@ -67,7 +67,7 @@ def _run(config: DictConfig) -> None:
     from agilepruner.runner.plan import identify, plan
     from agilepruner.runner.run import execute
 
-    _one_choice_each(HydraConfig.get().runtime.choices)
+    _one_choice_each(HydraConfig.get().overrides.task)
     planned = plan(config)
     if planned.config["dry_run"]:
         from agilepruner.dry_run import describe
