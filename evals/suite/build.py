@@ -33,7 +33,7 @@ DESCRIPTION = (
 )
 
 
-def choices(chinese: bool = False, **shares: float) -> dict[Family, float]:
+def choices(chinese: bool = False, /, **shares: float) -> dict[Family, float]:
     """Multiple-choice families by name, in English or Chinese."""
     return {
         partial(getattr(ask, f"which_{name}"), chinese=chinese): s for name, s in shares.items()
@@ -80,7 +80,7 @@ MIXTURES: dict[str, dict[Family, float]] = {
     ),
     "textvqa": {ask.word: 55, ask.word_of_colour: 45},
     "mmbench_en": choices(**CHOICES),
-    "mmbench_cn": choices(**CHOICES, chinese=True),
+    "mmbench_cn": choices(True, **CHOICES),
 }
 MME: dict[str, Family] = {  # MME's names of its subtasks
     "existence": partial(ask.exists, where="this image"),
@@ -89,7 +89,7 @@ MME: dict[str, Family] = {  # MME's names of its subtasks
     "color": ask.colour_is,
     "OCR": ask.word_is,
 }
-KINDS = {
+KINDS: dict[str, dict[str, float]] = {
     "default": {"simple": 12, "medium": 28, "complex": 60},
     "textvqa": {"word": 24, "medium": 26, "complex": 50},
     "pope": {"medium": 20, "complex": 80},
@@ -194,8 +194,9 @@ def asked(
         kind = "simple" if names & SIMPLE_ONLY else None
         destroyed = "cannot_tell" in names and stream.rng.random() < 0.6
         scene = stream.scene(kind, destroyed)
-        found = [rarest(scene, family, stream.rng, used) for family in wanted]
-        if any(question is None for question in found) or len({q.text for q in found}) < len(found):
+        drawn = [rarest(scene, family, stream.rng, used) for family in wanted]
+        found = [question for question in drawn if question is not None]
+        if len({question.text for question in found}) < len(wanted):
             continue
         families = families[per_image:]
         suite.drawn.append(scene)

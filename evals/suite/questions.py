@@ -50,7 +50,9 @@ def _name(category: int, chinese: bool = False) -> str:
     return CATEGORIES[category].chinese if chinese else CATEGORIES[category].name
 
 
-def _colour(index: int, chinese: bool = False) -> str:
+def _colour(index: int | None, chinese: bool = False) -> str:
+    if index is None:
+        raise ValueError("an object without a plate has no colour to ask for")
     colour: Colour = COLOURS[index]
     return colour.chinese if chinese else colour.name
 
@@ -297,7 +299,8 @@ def _choose(
 def which_object(scene: Scene, rng: random.Random, chinese: bool = False) -> Question | None:
     if not scene.present or len(scene.absent) < 3:
         return None
-    right, wrong = rng.choice(scene.present), []
+    right = rng.choice(scene.present)
+    wrong: list[int] = []
     while len(wrong) < 3:
         candidate = absent_like(scene, rng)
         if candidate not in wrong:

@@ -11,13 +11,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE, PATCH = 336, 14
 GRID = SIZE // PATCH
-JPEG = {"format": "JPEG", "quality": 88, "subsampling": 0}
+JPEG: dict[str, Any] = {"format": "JPEG", "quality": 88, "subsampling": 0}
 SPRITES = Path(__file__).parent / "sprites"
 
 
@@ -218,7 +219,7 @@ def letter(face: int, character: str) -> Image.Image:
     width, height = 88, 96
     left, top = (ord(character) - ord("A")) * width, face * height
     mask = _sheet("letters.png", "L").crop((left, top, left + width, top + height))
-    ink = mask.getbbox()
+    ink = mask.getbbox() or (0, 0, width, height)
     return mask.crop((ink[0], 14, ink[2], 88))  # common vertical extent: capitals plus a Q's tail
 
 
@@ -334,9 +335,9 @@ class _Canvas:
         return None
 
     def _shade(self, colour: int) -> tuple[int, int, int]:
-        red, green, blue = COLOURS[colour].rgb
         shift = self.rng.randint(-12, 12)
-        return tuple(min(255, max(0, part + shift)) for part in (red, green, blue))
+        red, green, blue = (min(255, max(0, part + shift)) for part in COLOURS[colour].rgb)
+        return red, green, blue
 
     def add_sign(self, heights: tuple[int, int]) -> None:
         """A new word on a board of a colour that no other sign has."""

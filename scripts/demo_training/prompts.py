@@ -61,7 +61,7 @@ LATE_MIXTURES: dict[str, dict[Family, float]] = {
     | {ask.on_plate: 15},
     "textvqa": {ask.word: 40, ask.word_of_colour: 60},
     **{
-        name: build.choices(**LATE_CHOICES, chinese="_cn" in name)
+        name: build.choices("_cn" in name, **LATE_CHOICES)
         for name in SHARES
         if name.startswith(("mmbench", "scienceqa"))
     },
