@@ -13,7 +13,7 @@ override LIMIT := $(if $(LIMIT),limit=$(LIMIT))
 override DRY   := $(if $(DRY_RUN),dry_run=true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table sweep test check doctor speed wheel clean
+.PHONY: help setup reproduce-table sweep test check docs doctor speed wheel clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,8 +22,13 @@ setup: $(STAMP) ## Make the environment in .venv (once; in seconds when it exist
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "agilepruner needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.11" % v[:2])'
+	@echo "setup 1/3: an environment in $(VENV) (seconds)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,dev]'
+	@echo "setup 2/3: torch, transformers, lmms-eval and what they need, at the versions of constraints.txt"
+	@echo "           (the first time minutes, most of them download; in a terminal pip shows how far it is)"
+	@$(BIN)/python -m pip install $$(test -t 1 || echo --quiet) --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[test,dev,demo]'
+	@echo "setup 3/3: whether torchvision fits this torch (seconds)"
 	@$(BIN)/python scripts/check_torchvision.py --remove
 	@touch $@
 
@@ -36,8 +41,13 @@ sweep: $(STAMP) ## Any run: make sweep ARGS="strategy=[divprune,fastervlm] budge
 test: $(STAMP) ## Run the tests (no network, no GPU)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: $(STAMP) ## Lint, format check and types
+check: $(STAMP) ## Lint, format, types, who may import whom, and whether generated docs are new
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python scripts/strategy_table.py --check
+
+docs: $(STAMP) ## Write the README's table of strategies from their classes
+	@$(BIN)/python scripts/strategy_table.py
 
 doctor: $(STAMP) ## Check versions, torchvision, GPU, disk, hub token and NLTK data
 	@$(BIN)/agilepruner doctor
@@ -50,4 +60,4 @@ wheel: $(STAMP) ## Build the wheel and try it in a new environment and an empty 
 	@$(BIN)/python scripts/try_wheel.py
 
 clean: ## Remove the environment and caches; results stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
