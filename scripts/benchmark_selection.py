@@ -151,7 +151,7 @@ def run(strategy, tokens: VisualTokens, budget: int) -> torch.Tensor:
     selection = strategy(tokens, budget)
     if selection.weights is None or not strategy.budgeted:
         return selection.indices
-    features = tokens.features
+    features = tokens.projected if selection.projected else tokens.features
     if selection.weights.shape[2] > tokens.count:
         features = torch.cat([features, tokens.cls[:, None]], dim=1)
     return selection.weights @ features
@@ -187,6 +187,9 @@ def synthetic(batch: int, grid: tuple[int, int], dim: int, device: str) -> Visua
         "last_keys": torch.randn(batch, n + 1, 1024),
         "image_embeds": torch.randn(batch, n, 768),
         "text_embeds": torch.randn(batch, 1, 768),
+        "attention_local": (2 * torch.randn(batch, 16, n + 1)).softmax(dim=-1)[..., 1:],
+        "received_object": torch.randn(batch, n + 1).softmax(dim=-1)[..., 1:],
+        "received_deep": torch.randn(batch, n + 1).softmax(dim=-1)[..., 1:],
     }
     on_device = {name: value.contiguous().to(device) for name, value in made.items()}
     return VisualTokens(grid, seeds=tuple(range(batch)), **on_device)

@@ -43,5 +43,8 @@ def random_tokens(seed: int, batch: int, grid: tuple[int, int], dim: int = 80) -
         last_keys=normal(batch, n + 1, dim),
         image_embeds=normal(batch, n, 24),
         text_embeds=normal(batch, 2, 24),
+        attention_local=(2 * normal(batch, 4, n + 1)).softmax(dim=-1)[..., 1:],
+        received_object=normal(batch, n + 1).softmax(dim=-1)[..., 1:],
+        received_deep=normal(batch, n + 1).softmax(dim=-1)[..., 1:],
         seeds=tuple(range(seed, seed + batch)),
     )

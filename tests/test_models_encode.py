@@ -1,6 +1,7 @@
 """What an adapter reads from a tower: attention equal to eager, each index on its own patch."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from agilepruner.errors import UserError
 from agilepruner.models.hugging_face import image_processor_for
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.llava_next import NEWLINE, kept_positions, mosaic
-from agilepruner.strategies.base import Selection, keep_all
+from agilepruner.models.published import CONFIGS as CONFIGS_OF
+from agilepruner.models.taps import at_depth
+from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, keep_all
 
 pytestmark = pytest.mark.usefixtures("without_gradients")
 ORDERS = load_file(FOLDER / "next_order.safetensors")
@@ -34,7 +37,8 @@ def without_gradients():
 @pytest.mark.parametrize("kind", ["llava", "next_paper"])
 def test_tapped_cls_attention_is_eager_attention(kind):
     model = tiny.adapter(kind)
-    tokens = model.encode(tiny.images(), frozenset({"attention", "cls", "last_query"}))
+    shallow = {"attention_local", "received_object", "received_deep"}
+    tokens = model.encode(tiny.images(), shallow | {"attention", "cls", "last_query"})
     eager = tiny.build(kind, attention="eager")
     for image, encoded in zip(tiny.images(), tokens):
         pixels = model.image_processor(images=[image], return_tensors="pt")["pixel_values"]
@@ -46,6 +50,11 @@ def test_tapped_cls_attention_is_eager_attention(kind):
         assert encoded.attention.shape == expected.shape
         assert float((encoded.attention - expected).abs().max()) < 1e-6
         assert float(expected.std()) > 1e-4  # not flat: a wrong layer or head would show
+        torch.testing.assert_close(encoded.attention_local, seen.attentions[0][:, :, 0, 1:])
+        for name, layer in (("received_object", 0), ("received_deep", -2)):
+            received = seen.attentions[layer].mean(dim=(1, 2))[:, 1:]
+            torch.testing.assert_close(getattr(encoded, name), received)
+            assert float(received.std()) > 1e-5
         hidden = seen.hidden_states[-2]
         torch.testing.assert_close(encoded.features, hidden[:, 1:], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(encoded.cls, hidden[:, 0], atol=1e-4, rtol=1e-4)
@@ -56,7 +65,8 @@ def test_tapped_cls_attention_is_eager_attention(kind):
 
 def test_tapped_qwen_attention_is_what_the_eager_kernel_computes(monkeypatch):
     model = tiny.adapter("qwen")
-    tokens = model.encode(tiny.images(), frozenset({"attention"}))
+    needs = {"attention", "attention_local", "received_object", "received_deep"}
+    tokens = model.encode(tiny.images(), frozenset(needs))
     maps = []
 
     def eager(module, query, key, value, scaling, **_):
@@ -70,17 +80,47 @@ def test_tapped_qwen_attention_is_what_the_eager_kernel_computes(monkeypatch):
     batch = model.image_processor(images=list(tiny.images()), return_tensors="pt")
     with torch.no_grad():
         other.model.visual(batch["pixel_values"], grid_thw=batch["image_grid_thw"])
-    last = maps[-len(tokens) :]  # the last block is a full-attention block: one map per image
+    full = [weights for weights in maps if weights.shape[-1] > 64]  # a window has 64 patches
+    second, last = full[: len(tokens)], full[-len(tokens) :]  # of blocks 1 and 3, one per image
+    assert len(full) == 2 * len(tokens)
     back = model._raster_order(batch["image_grid_thw"])
     start = 0
-    for encoded, weights in zip(tokens, last):
+    for encoded, shallow, weights in zip(tokens, second, last):
         mine = back[start : start + encoded.count] - start
-        received = weights.mean(dim=(0, 1)).view(-1, 4).sum(dim=1)[mine]
+        received, earlier = (
+            w.mean(dim=(0, 1)).view(-1, 4).sum(dim=1)[mine] for w in (weights, shallow)
+        )
+        torch.testing.assert_close(encoded.received_deep[0], received)
+        torch.testing.assert_close(encoded.received_object[0], earlier)
+        torch.testing.assert_close(encoded.attention_local[0, 0], earlier)
+        assert float((earlier - received).abs().max()) > 1e-4
         start += encoded.count
         assert encoded.attention.shape == (1, 1, encoded.count)
         assert float((encoded.attention[0, 0] - received).abs().max()) < 1e-6
         assert float(encoded.attention.sum()) == pytest.approx(1, abs=1e-5)
         assert float(received.std()) > 1e-4
+
+
+def test_shallow_layers_are_those_the_methods_name_and_the_same_share_of_other_towers():
+    layers = {
+        depth: [at_depth(depth, range(n)) for n in (24, 12, 3)]
+        for depth in (LOCAL_DEPTH, OBJECT_DEPTH)
+    }
+    assert layers == {LOCAL_DEPTH: [5, 2, 0], OBJECT_DEPTH: [8, 3, 0]}
+    model = tiny.adapter("qwen")
+    published = SimpleNamespace(
+        config=SimpleNamespace(
+            vision_config=CONFIGS_OF["Qwen/Qwen2.5-VL-7B-Instruct"]().vision_config
+        ),
+        model=SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(blocks=range(32)))),
+    )
+    blocks = type(model)._blocks(published, model.provides)
+    assert blocks == {
+        "attention": 31,
+        "received_deep": 31,
+        "attention_local": 7,  # of VScan's Qwen file
+        "received_object": 15,  # of HiPrune's
+    }
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -95,6 +135,10 @@ def test_projected_tokens_are_the_projected_features(kind):
         mixed = model.embed(tokens, Selection(step.indices, one_hot))
         picked = tokens.projected[:, :3].flatten(0, 1)
         torch.testing.assert_close(mixed.embeds, picked, atol=1e-5, rtol=1e-5)
+        half = one_hot.roll(1, dims=2) / 2 + one_hot / 2  # behind the projector
+        mixed = model.embed(tokens, Selection(step.indices, half, projected=True))
+        expected = (half @ tokens.projected).flatten(0, 1)
+        torch.testing.assert_close(mixed.embeds, expected, atol=1e-5, rtol=1e-5)
 
 
 def painted(size, box):

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from golden_cases import CASES, cases, inputs, outputs, visual_tokens
+from golden_cases import CASES, cases, indices, inputs, outputs, visual_tokens
 
+from agilepruner.models.taps import QueryKeyTap
 from agilepruner.strategies.adaptive.scope import SCOPE
+from agilepruner.strategies.attention.hiprune import HiPrune
 from agilepruner.strategies.attention.holov import HoloV
+from agilepruner.strategies.attention.vscan import VScan, windows
 from agilepruner.strategies.base import VisualTokens
 from agilepruner.strategies.diversity.cdpruner import CDPruner, CDPrunerHalves
 from agilepruner.strategies.diversity.dart_embedding import DartEmbedding
@@ -172,3 +175,138 @@ def test_dart_on_embeddings_is_what_tensorrt_edge_llm_describes(budget):
             cosine = {i: float(torch.cosine_similarity(rows[pivot], rows[i], dim=0)) for i in free}
             chosen += sorted(free, key=cosine.get)[: -(-(budget - len(chosen)) // waiting)]
         assert ours == sorted(chosen)
+
+
+# HiPrune
+
+
+def hiprune_tokens(case):
+    given, width = inputs(case), case["params"].get("width", 24)
+    if "q_object" in given:  # attention as the adapters capture it
+        given = {f"received_{at}": received(given, at) for at in ("object", "deep")}
+    given = {role: x if x.dim() == 2 else x[None] for role, x in given.items()}
+    if "width" not in case["params"]:  # Qwen has no CLS column
+        given = {role: x[:, 1:] for role, x in given.items()}
+    count = given["received_object"].shape[1]
+    return VisualTokens((count // width, width), **given)
+
+
+def received(given, at):
+    """(1, N + 1) attention received at a layer of (H, T, d) queries and keys, CLS 0 in front."""
+    tap = QueryKeyTap()
+    tap.queries, tap.keys = (given[f"{x}_{at}"].transpose(0, 1).flatten(1)[None] for x in "qk")
+    return torch.nn.functional.pad(tap.received_attention(heads=2, chunk=100), (1, 0))
+
+
+def on_an_edge(tokens, count):
+    """Whether an anchor of an image is at the edge, where the released code wraps."""
+    rows, columns = tokens.grid
+    anchors = tokens.received_object.topk(count, dim=1).indices
+    at = [divmod(int(anchor), columns) for anchor in anchors.flatten()]
+    return any(row in (0, rows - 1) or column in (0, columns - 1) for row, column in at)
+
+
+@cases("hiprune")
+def test_hiprune(case):
+    params, mask = case["params"], outputs(case)
+    if params.get("rows") == 256:
+        pytest.skip("24 columns and 576 patches are constants of the released code: see below")
+    tokens, alpha = hiprune_tokens(case), params["HIPRUNE_ALPHA"]
+    budget = params.get("per_image") or params["wanted"]
+    kept = HiPrune(alpha, wrap=True)(tokens, budget).indices
+    expected = mask.get("mask_lowest", mask["mask"]).bool()
+    for ours, theirs in zip(sets(kept), expected):
+        if "wanted" in params:  # its Qwen file may take anchors twice, and so keeps too few
+            assert set(theirs.nonzero()[:, 0].tolist()) <= ours
+            assert len(ours) == budget
+        else:
+            assert ours == set(theirs.nonzero()[:, 0].tolist())
+    if not on_an_edge(tokens, round(budget * alpha / 5)):
+        assert torch.equal(HiPrune(alpha)(tokens, budget).indices, kept)
+
+
+@one("hiprune/attention/T128")
+def test_received_attention_is_the_released_one(case):
+    given, expected = inputs(case), outputs(case)
+    for at in ("object", "deep"):
+        ours, theirs = received(given, at)[:, 1:], expected[f"received_{at}"]
+        torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-5)
+
+
+@cases("hiprune", fails=True)
+def test_hiprune_meets_the_budgets_its_code_fails_at(case):
+    tokens, budget = hiprune_tokens(case), case["params"]["per_image"]
+    kept = HiPrune(case["params"]["HIPRUNE_ALPHA"])(tokens, budget).indices[0].tolist()
+    assert len(set(kept)) == min(budget, 576)
+    if budget < 576:  # 13 anchors in 65 places: anchors and the strongest's buffers come first
+        anchors = tokens.received_object[0].topk(13).indices
+        around = {int(anchors[0]) + step for step in (-24, -1, 1, 24)}
+        assert set(anchors.tolist()) | around <= set(kept)
+
+
+def test_hiprune_keeps_the_neighbours_of_any_grid_that_exist():
+    """Anchors in a corner, at an edge and inside of 4 x 5; the registers are far from them."""
+    seen, deep = torch.zeros(1, 20), torch.zeros(1, 20)
+    seen[0, [0, 9, 12]] = torch.tensor([3.0, 2.0, 1.0])
+    deep[0, 18] = 1.0
+    tokens = VisualTokens((4, 5), received_object=seen, received_deep=deep)
+    around = [0, 1, 5, 9, 8, 4, 14, 12, 11, 13, 7, 17]
+    assert sets(HiPrune(alpha=1.0)(tokens, 13).indices) == [{*around, 18}]
+    assert 10 in HiPrune(alpha=1.0, wrap=True)(tokens, 14).indices  # behind patch 9, a row below
+
+
+# VScan
+
+
+@cases("vscan/stage1")
+def test_vscan_stage_1(case):
+    given, expected = inputs(case), outputs(case)
+    local = given["attention_local"][None, :, 1:]
+    tokens = visual_tokens(given["projected"], given["attention"], attention_local=local)
+    budget = case["params"]["visual_token_num"]
+    selection = VScan()(tokens, budget)
+    official = indices(expected.get("mask_lowest", expected["mask"]))
+    assert selection.indices.shape == (1, budget)
+    if case["id"] == "vscan/stage1/sparse/T96":  # local tokens taken again for global ones
+        assert set(official[0].tolist()) < set(selection.indices[0].tolist())
+    elif official.shape[1] == budget:
+        assert torch.equal(selection.indices, official)
+        if "tokens" in expected:
+            mixed = (selection.weights @ tokens.projected)[0]
+            torch.testing.assert_close(mixed, expected["tokens"], atol=1e-4, rtol=1e-4)
+    else:  # it rounds the local tokens of a window down: 98 of 100, 560 of 575
+        assert official.shape[1] < budget
+
+
+@cases("vscan/qwen_stage1")
+def test_vscan_stage_1_of_the_released_qwen_file(case):
+    given, expected, params = inputs(case), outputs(case), case["params"]
+    tokens = VisualTokens(
+        (15, 26),
+        projected=given["features"][None, :390],
+        attention=given["received_global"][None, None],
+        attention_local=given["received_local"][None, None],
+    )
+    selection = VScan(window=params["window_size"])(tokens, params["K"])
+    assert torch.equal(selection.indices, indices(expected["mask"]))
+    mixed = (selection.weights @ tokens.projected)[0]
+    torch.testing.assert_close(mixed, expected["tokens"], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 31, 50, 100, 575])
+def test_vscan_meets_budgets_its_code_misses(budget):
+    case = next(c for c in CASES if c["id"] == "vscan/stage1/a/T96")
+    given = inputs(case)
+    local = given["attention_local"][None, :, 1:]
+    tokens = visual_tokens(given["projected"], given["attention"], attention_local=local)
+    kept = VScan()(tokens, budget).indices[0]
+    assert kept.unique().numel() == budget
+    if budget > 1:  # half of them local: the most attended patch of all windows is the first
+        assert int(local[0].mean(dim=0).argmax()) in kept
+
+
+def test_windows_cover_the_grid_and_the_last_takes_what_is_left():
+    expected = [[0, 0, 1, 1, 1], [0, 0, 1, 1, 1], [2, 2, 3, 3, 3], [2, 2, 3, 3, 3], [2, 2, 3, 3, 3]]
+    assert windows((5, 5), 2).view(5, 5).tolist() == expected
+    assert windows((24, 24), 6).bincount().tolist() == [36] * 16
+    assert windows((1, 3), 6).tolist() == [0, 0, 0]

@@ -159,4 +159,5 @@ def split(selection: Selection, sizes: Sequence[int]) -> list[Selection]:
         weights = [None] * len(sizes)
     else:
         weights = selection.weights.split(list(sizes))
-    return [Selection(i, w) for i, w in zip(selection.indices.split(list(sizes)), weights)]
+    indices = selection.indices.split(list(sizes))
+    return [Selection(i, w, selection.projected) for i, w in zip(indices, weights)]

@@ -16,8 +16,8 @@ from agilepruner.models.hugging_face import (
     content_seed,
     load_checkpoint,
 )
-from agilepruner.models.taps import tap
-from agilepruner.strategies.base import Selection, VisualTokens
+from agilepruner.models.taps import at_depth, tap
+from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, VisualTokens
 
 
 class LlavaAdapter(HuggingFaceAdapter):
@@ -40,6 +40,9 @@ class LlavaAdapter(HuggingFaceAdapter):
             "cls",
             "last_query",
             "last_keys",
+            "attention_local",
+            "received_object",
+            "received_deep",
             "seeds",
         }
     )
@@ -83,24 +86,34 @@ class LlavaAdapter(HuggingFaceAdapter):
         layers = tower.encoder.layers
         pixels = pixels.to(self.model.device, self.model.dtype)
         with ExitStack() as stack:
-            if needs & {"attention", "keys"}:
+            if needs & {"attention", "keys", "received_deep"}:
                 # hidden_states[-2] is the output of layers[-2]: the attention of the same layer.
-                middle = stack.enter_context(tap(layers[layer].self_attn))
+                deep = stack.enter_context(tap(layers[layer].self_attn))
             if needs & {"last_query", "last_keys"}:
                 last = stack.enter_context(tap(layers[-1].self_attn))
+            if "attention_local" in needs:
+                local = stack.enter_context(tap(layers[at_depth(LOCAL_DEPTH, layers)].self_attn))
+            if "received_object" in needs:
+                objects = stack.enter_context(tap(layers[at_depth(OBJECT_DEPTH, layers)].self_attn))
             output = tower(pixels, output_hidden_states=layer, return_dict=True)
         hidden = output.hidden_states[layer]  # (B, N + 1, C)
         captured = {"features": hidden[:, 1:], "projected": self.project(hidden[:, 1:])}
         if "cls" in needs:
             captured["cls"] = hidden[:, 0]
         if "attention" in needs:
-            captured["attention"] = middle.cls_attention(heads)
+            captured["attention"] = deep.cls_attention(heads)
         if "keys" in needs:
-            captured["keys"] = middle.keys[:, 1:].unflatten(-1, (heads, -1)).mean(dim=2)
+            captured["keys"] = deep.keys[:, 1:].unflatten(-1, (heads, -1)).mean(dim=2)
         if "last_query" in needs:
             captured["last_query"] = last.queries[:, 0]
         if "last_keys" in needs:
             captured["last_keys"] = last.keys
+        if "attention_local" in needs:
+            captured["attention_local"] = local.cls_attention(heads)
+        if "received_object" in needs:
+            captured["received_object"] = objects.received_attention(heads)
+        if "received_deep" in needs:
+            captured["received_deep"] = deep.received_attention(heads)
         if "image_embeds" in needs and self.joint_space:
             captured["image_embeds"] = self.joint_space.patches(hidden[:, 1:])
         return captured
@@ -119,11 +132,14 @@ class LlavaAdapter(HuggingFaceAdapter):
         kept = indices >= 0
         if selection.weights is None:
             return Visual(tokens.projected[0, indices], indices)
-        return Visual(self.mix(tokens, selection.weights)[0][kept], indices[kept])
+        return Visual(self.mix(tokens, selection)[0][kept], indices[kept])
 
-    def mix(self, tokens: VisualTokens, weights: Tensor) -> Tensor:
-        """Merged tokens: mix (B, K, N or N + 1) features before the projector: (B, K, D)."""
-        source = tokens.features
+    def mix(self, tokens: VisualTokens, selection: Selection) -> Tensor:
+        """Merged tokens (B, K, D): mixed before the projector, or after it."""
+        assert selection.weights is not None
+        weights, source = selection.weights, tokens.features
+        if selection.projected:
+            return weights.to(tokens.projected.dtype) @ tokens.projected
         if weights.shape[-1] == tokens.count + 1:  # the last column is the CLS row
             source = torch.cat([source, tokens.cls[:, None]], dim=1)
         return self.project(weights.to(source.dtype) @ source)

@@ -117,7 +117,7 @@ class LlavaNextAdapter(LlavaAdapter):
         if selection.weights is not None:
             kept = selection.indices >= 0
             anchors = (selection.indices.clamp_max(n - 1) + offsets)[kept]
-            return Visual(self.mix(tokens, selection.weights)[kept], anchors)
+            return Visual(self.mix(tokens, selection)[kept], anchors)
         keep = torch.zeros(tiles * n, dtype=torch.bool)
         keep[(selection.indices + offsets).flatten().cpu()] = True
         at = kept_positions(tokens.order, keep, overview=n if tiles > 1 else 0)

@@ -1,6 +1,7 @@
 """Qwen2.5-VL (``Qwen2_5_VLForConditionalGeneration``): any grid of 28-pixel tokens, M-RoPE."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from agilepruner.models.hugging_face import (
     content_seed,
     load_checkpoint,
 )
-from agilepruner.models.taps import tap_packed
-from agilepruner.strategies.base import Selection, VisualTokens
+from agilepruner.models.taps import at_depth, tap_packed
+from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, VisualTokens
 
 
 class Qwen2_5VLAdapter(HuggingFaceAdapter):
@@ -24,7 +25,8 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
     A visual token is the merger's output for a square of 2 x 2 patches. Its features are those
     patches before the merger, side by side (4 C numbers), so that ``merger(features)`` is the
     token. The tower has no CLS token: attention is what a patch receives, the mean over heads and
-    queries at the last full-attention block, summed over the square.
+    queries at the last full-attention block, summed over the square. Shallower attention is read
+    in the same way, at the first full-attention block from its depth on (windows see no image).
 
     M-RoPE positions are computed for the whole image and gathered, so a kept token stays where it
     was, and so does the text behind the image.
@@ -33,7 +35,17 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         full: visual tokens of a nominal image (the pixel budget over 28 x 28); images differ.
     """
 
-    provides = frozenset({"features", "projected", "attention", "seeds"})
+    provides = frozenset(
+        {
+            "features",
+            "projected",
+            "attention",
+            "attention_local",
+            "received_object",
+            "received_deep",
+            "seeds",
+        }
+    )
 
     def __init__(self, *args: Any, full: int = 1225, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -50,26 +62,38 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         grids = batch["image_grid_thw"]
         visual = self.model.model.visual
         pixels = batch["pixel_values"].to(self.model.device, self.model.dtype)
-        block = visual.blocks[max(self.config.vision_config.fullatt_block_indexes)]
-        with tap_packed(block.attn) as tapped:
+        wanted = self._blocks(needs)
+        with ExitStack() as stack:
+            tapped = {
+                block: stack.enter_context(tap_packed(visual.blocks[block].attn))
+                for block in set(wanted.values())
+            }
             output = visual(pixels, grid_thw=grids.to(pixels.device), return_dict=True)
         square = self.side**2
         back = self._raster_order(grids).to(pixels.device)
         features = output.last_hidden_state.unflatten(0, (-1, square)).flatten(1)[back]
         captured = {"features": features, "projected": output.pooler_output}
-        if "attention" in needs:
-            received = tapped.received_attention(square)
-            captured["attention"] = received[back][:, None]
+        received = {block: tap.received_attention(square)[back] for block, tap in tapped.items()}
         encoded = []
         start = 0
         for image, (_, rows, columns) in zip(images, grids.tolist()):
             grid = (rows // self.side, columns // self.side)
             part = slice(start, start := start + grid[0] * grid[1])
             fields = {name: value[part][None] for name, value in captured.items()}
-            if "attention" in fields:
-                fields["attention"] = fields["attention"].mT  # (1, N, 1) -> (1, 1, N)
+            for name, block in wanted.items():
+                row = received[block][part]  # (N,)
+                fields[name] = row[None] if name.startswith("received") else row[None, None]
             encoded.append(VisualTokens(grid, seeds=(content_seed(image),), **fields))
         return encoded
+
+    def _blocks(self, needs: frozenset[str]) -> dict[str, int]:
+        """The block at which each needed kind of attention is read."""
+        full = sorted(self.config.vision_config.fullatt_block_indexes)
+        blocks = {"attention": full[-1], "received_deep": full[-1]}
+        for name, depth in (("attention_local", LOCAL_DEPTH), ("received_object", OBJECT_DEPTH)):
+            least = at_depth(depth, self.model.model.visual.blocks)
+            blocks[name] = next((block for block in full if block >= least), full[-1])
+        return {name: block for name, block in blocks.items() if name in needs}
 
     def _raster_order(self, grids: Tensor) -> Tensor:
         """The tower works in window order; where each raster token is in it."""
@@ -91,6 +115,8 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         if selection.weights is None:
             return Visual(tokens.projected[0, indices], indices, tokens.grid)
         weights = selection.weights[0, kept].to(tokens.features.dtype)
+        if selection.projected:
+            return Visual(weights @ tokens.projected[0], indices[kept], tokens.grid)
         return Visual(self.project(weights @ tokens.features[0]), indices[kept], tokens.grid)
 
     def positions(

@@ -1,11 +1,16 @@
 """Read queries and keys of one attention layer while the tower runs on SDPA, untouched."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def at_depth(depth: float, layers: Sized) -> int:
+    """The layer (0-based) at the end of a share of the depth, rounded; at least the first."""
+    return max(1, round(depth * len(layers))) - 1
 
 
 class QueryKeyTap:
@@ -27,6 +32,21 @@ class QueryKeyTap:
         keys = self.keys.unflatten(-1, (heads, -1))  # (B, T, H, d)
         logits = torch.einsum("bhd,bthd->bht", query, keys) * query.shape[-1] ** -0.5
         return logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]
+
+    def received_attention(self, heads: int, chunk: int = 128) -> Tensor:
+        """(B, T - 1): softmaxed attention that every token but the first receives.
+
+        The mean over heads and over all T queries, float32, with the softmax over all T keys.
+        ``chunk`` queries at a time: no T x T maps are kept.
+        """
+        if self.queries is None or self.keys is None:
+            raise RuntimeError("the tapped attention layer did not run")
+        queries, keys = (x.unflatten(-1, (heads, -1)) for x in (self.queries, self.keys))
+        received = torch.zeros(keys.shape[:2], device=keys.device)  # (B, T)
+        for part in queries.split(chunk, dim=1):
+            logits = torch.einsum("bqhd,bthd->bhqt", part, keys) * part.shape[-1] ** -0.5
+            received += logits.softmax(dim=-1, dtype=torch.float32).sum(dim=(1, 2))
+        return received[:, 1:] / (heads * keys.shape[1])
 
 
 @contextmanager

@@ -18,6 +18,11 @@ from torch import Tensor
 from agilepruner.errors import UserError
 from agilepruner.ranges import conform, declared, shown
 
+# Where shallower layers are captured, as the share of the tower's layers run by then. The methods
+# name layers of a tower of 24; in other towers it is the same share, rounded (our choice).
+LOCAL_DEPTH = 6 / 24  # VScan
+OBJECT_DEPTH = 9 / 24  # HiPrune
+
 FAMILIES = ("baseline", "attention", "diversity", "adaptive", "decoder")
 
 
@@ -40,6 +45,10 @@ class VisualTokens:
         last_keys: (B, N + 1, C) raw key projections of the last layer, CLS first (PruMerge).
         image_embeds: (B, N, E) patches in CLIP's joint image-text space (CDPruner).
         text_embeds: (B, M, E) the question in the same space, M segments (CDPruner).
+        attention_local: (B, H, N) as ``attention``, of the layer at ``LOCAL_DEPTH`` (VScan).
+        received_object: (B, N) attention that patches receive at the layer at ``OBJECT_DEPTH``:
+            the mean over heads and all queries, CLS included (HiPrune).
+        received_deep: (B, N) the same at the layer that produced ``features`` (HiPrune).
         seeds: one integer per image, derived from its content: randomness that is the image's own.
     """
 
@@ -53,6 +62,9 @@ class VisualTokens:
     last_keys: Tensor = None  # type: ignore[assignment]
     image_embeds: Tensor = None  # type: ignore[assignment]
     text_embeds: Tensor = None  # type: ignore[assignment]
+    attention_local: Tensor = None  # type: ignore[assignment]
+    received_object: Tensor = None  # type: ignore[assignment]
+    received_deep: Tensor = None  # type: ignore[assignment]
     seeds: tuple[int, ...] | None = None
 
     @property
@@ -122,6 +134,9 @@ SHAPES = {
     "last_keys": ("B", "N+1", "C"),
     "image_embeds": ("B", "N", "E"),
     "text_embeds": ("B", "M", "E"),
+    "attention_local": ("B", "H", "N"),
+    "received_object": ("B", "N"),
+    "received_deep": ("B", "N"),
 }
 
 
@@ -136,10 +151,12 @@ class Selection:
             -1 at the end.
         weights: (B, K, N) how each output token mixes the pre-projector features, or
             (B, K, N + 1) when the CLS row takes part (last column). None: plain selection.
+        projected: the weights (B, K, N) mix the tokens after the projector instead (VScan).
     """
 
     indices: Tensor
     weights: Tensor | None = None
+    projected: bool = False
 
     @property
     def counts(self) -> Tensor:
