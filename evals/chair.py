@@ -65,7 +65,7 @@ def language_data() -> Iterator[str]:
     if source.startswith("nltk"):
         yield source
         return
-    utils = task_module("coco_cap_chair.utils")
+    utils: Any = task_module("coco_cap_chair.utils")
     originals = utils.nltk, utils.wordnet, utils.WordNetLemmatizer
     utils.nltk = SimpleNamespace(word_tokenize=_tokenize, pos_tag=_call_all_nouns)
     utils.wordnet = SimpleNamespace(ADJ="a", VERB="v", NOUN="n", ADV="r")  # as WordNet has them

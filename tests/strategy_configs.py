@@ -14,7 +14,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 def build(name: str, folder: Path = FOLDER):
     """The strategy of a YAML, with that file's hyper-parameters."""
-    return instantiate(OmegaConf.load(folder / f"{name}.yaml"))
+    return instantiate(OmegaConf.load(folder / f"{name}.yaml"), _convert_="all")
 
 
 ALL = {name: build(name) for name in NAMES}

@@ -11,6 +11,7 @@ from agilepruner.runner.cells import (
     directory_digest,
     file_digest,
 )
+
 from agilepruner.strategies.adaptive.agilepruner import AgilePruner
 from agilepruner.strategies.diversity.divprune import DivPrune
 

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from agilepruner.report.audit import audit, audit_text
 from agilepruner.places import PUBLISHED
+from agilepruner.report.audit import audit, audit_text
 
 
 def findings(directory=PUBLISHED, **wanted):

@@ -35,18 +35,22 @@ def config():
 
 
 def load(config, name, limit=None):
-    return loaded(name, OmegaConf.to_container(config.benchmark[name], resolve=True), config.suite, "lmms", limit)
+    return loaded(name, settings(config, name), config.suite, "lmms", limit)
+
+
+def settings(config, name):
+    return OmegaConf.to_container(config.benchmark[name], resolve=True)
 
 
 def official_task(config, name):
     """lmms-eval's own task, built as it builds it: through ``datasets``, with its own documents."""
     task_class, _ = import_lmms_eval()
-    settings, _ = tasks.task_config(OmegaConf.to_container(config.benchmark[name], resolve=True), "lmms")
-    split = settings.get("test_split") or settings["validation_split"]
+    task, _ = tasks.task_config(settings(config, name), "lmms")
+    split = task.get("test_split") or task["validation_split"]
     files = {split: f"{config.suite.directory}/{name}.parquet"}
-    settings.update(dataset_path="parquet", dataset_name=None, dataset_kwargs={"data_files": files})
+    task.update(dataset_path="parquet", dataset_name=None, dataset_kwargs={"data_files": files})
     with contained():
-        return task_class(config=settings)
+        return task_class(config=task)
 
 
 def answers_for(benchmark):
