@@ -241,8 +241,8 @@ def _spell(node: Any) -> Iterator[str]:
                 continue
             if name == "annotation" and isinstance(node, ast.arg):
                 continue
-            if name == "body" and isinstance(value, list):
-                value = _without_docstring(value)
+            if isinstance(value, list):
+                value = [item for item in value if not _says_nothing(item)]
             if value is None or value == []:
                 continue
             yield f" {name}="
@@ -250,22 +250,16 @@ def _spell(node: Any) -> Iterator[str]:
         yield ")"
     elif isinstance(node, list):
         for item in node:
-            if not _says_nothing(item):
-                yield from _spell(item)
-                yield ","
+            yield from _spell(item)
+            yield ","
     else:
         yield repr(node)
 
 
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    first = body[0] if body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        return body[1:] if isinstance(first.value.value, str) else body
-    return body
-
-
 def _says_nothing(node: Any) -> bool:
-    """Whether a statement only describes its module (``__version__``, ``__all__``)."""
+    """Whether a statement computes nothing: a docstring, ``__version__``, ``__all__``."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return isinstance(node.value.value, str)
     if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
         return False
     return node.targets[0].id in ("__version__", "__all__")
