@@ -5,6 +5,8 @@ from torch import Tensor
 
 from agilepruner.linalg import centred, gram
 
+EQUAL = 1e-6  # tokens that differ by less of their own size are equal: float32 resolves no more
+
 
 def effective_rank(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Effective rank of each image's tokens, (B, N, D) -> (B,).
@@ -24,13 +26,23 @@ def effective_rank_small(x: Tensor) -> Tensor:
 
     With more tokens than dimensions this leaves out the null space: faster, and closer to the SVD
     than the released code. Rows report this one; AgilePruner's threshold uses the released one.
+
+    Equal tokens (the blind baseline's, a single one) have rank 1, one direction, by our convention:
+    the definition is 0 / 0 there, and what rounding leaves would count as full rank.
     """
     centre = centred(x)
-    return effective_rank_of_gram(gram(centre if x.shape[-2] <= x.shape[-1] else centre.mT))
+    size = x.float().square().sum(dim=(-2, -1))
+    equal = centre.square().sum(dim=(-2, -1)) <= EQUAL**2 * size  # (B,)
+    centre = centre.masked_fill(equal[:, None, None], 0.0)
+    rank = effective_rank_of_gram(gram(centre if x.shape[-2] <= x.shape[-1] else centre.mT))
+    return rank.masked_fill(equal, 1.0)
 
 
 def effective_rank_of_gram(products: Tensor) -> Tensor:
-    """Effective rank from the Gram matrix of mean-centred tokens, (B, N, N) -> (B,)."""
+    """Effective rank from the Gram matrix of mean-centred tokens, (B, N, N) -> (B,).
+
+    As released: equal tokens, whose matrix is all zero or rounding, come out as about N.
+    """
     singular = torch.linalg.eigvalsh(products).clamp_min(1e-12).sqrt()
     p = singular / (singular.sum(dim=-1, keepdim=True) + 1e-12)
     return torch.exp(-(p * torch.log(p + 1e-12)).sum(dim=-1))

@@ -58,6 +58,28 @@ def test_effective_rank_of_known_spectra():
     assert effective_rank(torch.randn(1, 1, 5)).item() == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(2, 256, 64), (2, 64, 256), (2, 1, 8), (2, 576, 1)])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 1.0, 1e4])
+def test_equal_tokens_have_rank_one(shape, size):
+    """Also when they are equal but for rounding, as a projector leaves them."""
+    draw = torch.Generator().manual_seed(0)
+    b, n, d = shape
+    equal = size * torch.randn(b, 1, d, generator=draw).expand(b, n, d)
+    assert effective_rank_small(equal).tolist() == [1.0] * b
+    noisy = equal * (1 + 1e-7 * torch.randn(b, n, d, generator=draw))
+    assert effective_rank_small(noisy).tolist() == [1.0] * b
+    mixed = torch.cat([equal, torch.randn(b, n, d, generator=draw)])
+    assert torch.equal(effective_rank_small(mixed)[b:], effective_rank_small(mixed[b:]))
+    assert effective_rank_small(mixed).isfinite().all()
+
+
+@pytest.mark.parametrize(("n", "d"), [(64, 80), (256, 64)])
+def test_tokens_that_differ_a_little_keep_their_rank(n, d):
+    x = torch.randn(2, n, d, generator=torch.Generator().manual_seed(0))
+    near = 1 + 1e-4 * x
+    torch.testing.assert_close(effective_rank_small(near).double(), by_svd(x), rtol=1e-2, atol=0)
+
+
 def test_entropy_of_known_attention():
     n = 20
     uniform = torch.full((1, 4, n), 0.3 / n)  # 0.7 went to the CLS token
