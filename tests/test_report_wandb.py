@@ -10,7 +10,7 @@ import synthetic_rows as made
 import wandb
 
 from agilepruner.errors import UserError
-from agilepruner.report.wandb import log_rows
+from agilepruner.report.wandb import _tags, check, log_rows
 
 
 def read_back(directory):
@@ -36,6 +36,22 @@ def read_back(directory):
                 history[key].append(json.loads(item.value_json))
         runs[name] = config, dict(history)
     return runs
+
+
+def read_tags(directory):
+    """The tags of the only run."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    (path,) = directory.glob("wandb/offline-run-*/*.wandb")
+    store = DataStore()
+    store.open_for_scan(str(path))
+    while data := store.scan_data():
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.run.tags:
+            return list(record.run.tags)
+    return []
 
 
 def log_offline(rows, directory):
@@ -91,15 +107,70 @@ def test_auto_is_offline_when_nobody_is_logged_in(tmp_path, monkeypatch):
     assert [settings["mode"] for settings in started] == ["offline", "online"]
 
 
-def test_a_failure_of_wandb_is_a_warning_and_logged_later(tmp_path, monkeypatch, caplog):
-    def init(**_):
-        raise wandb.errors.CommError("no route to host")
+class Broken:
+    """A W&B whose given part fails, with an error that is none of its own."""
 
+    def __init__(self, part):
+        self.part, self.exits = part, []
+
+    def _do(self, part):
+        if part == self.part:
+            raise RuntimeError(f"{part} failed")
+
+    def init(self, **_):
+        self._do("init")
+        return self
+
+    def log(self, scalars):
+        self._do("log")
+
+    def finish(self, exit_code=0):
+        self.exits.append(exit_code)
+        self._do("finish")
+
+    @property
+    def api(self):
+        self._do("api")
+        return type("Api", (), {"api_key": "a key"})
+
+    Settings = staticmethod(lambda **_: None)
+
+
+@pytest.mark.parametrize("part", ["init", "log", "finish", "api"])
+def test_any_failure_of_wandb_is_a_warning_and_logged_later(part, tmp_path, monkeypatch, caplog):
+    rows = [made.row("divprune", 64, "pope"), made.row("divprune", 32, "pope")]
+    broken = Broken(part)
     with monkeypatch.context() as patch:
-        patch.setattr(wandb, "init", init)
-        assert log_rows([made.row("divprune", 64, "pope")], "p", "g", "online", tmp_path) == 0
-    assert "no route to host" in caplog.text
-    assert log_rows([made.row("divprune", 64, "pope")], "p", "sweep", "offline", tmp_path) == 1
+        patch.setitem(sys.modules, "wandb", broken)
+        assert log_rows(rows, "agilepruner", "sweep", "auto", tmp_path) == 0
+    assert f"RuntimeError: {part} failed" in caplog.text
+    assert broken.exits == {"init": [], "log": [1], "finish": [0], "api": []}[part]
+    assert log_offline(rows, tmp_path) == 2
+    assert set(read_back(tmp_path)) == {row.id for row in rows}
+
+
+def test_an_import_that_fails_is_a_warning(tmp_path, monkeypatch, caplog):
+    (tmp_path / "wandb.py").write_text("raise TypeError('wrong protobuf')")
+    monkeypatch.delitem(sys.modules, "wandb")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert log_offline([made.row("divprune", 64, "pope")], tmp_path / "results") == 0
+    assert "TypeError: wrong protobuf" in caplog.text
+
+
+def test_a_directory_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    (tmp_path / "wandb").write_text("a file in its place")
+    assert log_offline([made.row("divprune", 64, "pope")], tmp_path) == 0
+    assert "W&B: " in caplog.text
+
+
+def test_tags_are_what_wandb_takes(tmp_path):
+    """64 characters, told apart by a hash that is the same in every process."""
+    row = made.row("divprune", 64, "pope")
+    names = {"model": "m" * 64, "suite": "s" * 65, "protocol": "", "family": "m" * 64}
+    long = type(row)(**{**row.__dict__, **names})
+    assert log_offline([long], tmp_path) == 1
+    assert read_tags(tmp_path) == ["m" * 64, "s" * 55 + "-375a1f00"]
+    assert _tags("s" * 65) != _tags("s" * 66)
 
 
 def test_without_wandb_the_fix_is_named(tmp_path, monkeypatch):
@@ -108,3 +179,6 @@ def test_without_wandb_the_fix_is_named(tmp_path, monkeypatch):
         log_offline([made.row("divprune", 64, "pope")], tmp_path)
     with pytest.raises(UserError, match="mode 'on'"):
         log_rows([], "p", "g", "on", tmp_path)
+    with pytest.raises(UserError, match="Choose one of: auto, online, offline"):
+        check("on")
+    assert not any(tmp_path.iterdir())

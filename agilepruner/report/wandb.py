@@ -4,8 +4,11 @@ Nothing is ever read back from W&B; the rows are the record. A cell is logged on
 directory holds what was sent, so a second call sends only what is new or has changed.
 """
 
+import hashlib
+import importlib.util
 import json
 import logging
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from agilepruner.runner.rows import Row, write_atomically
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline")
+TAG = 64  # characters that W&B allows a tag
 
 
 def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory: Path) -> int:
@@ -33,43 +37,47 @@ def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory
         call logs the rest later.
 
     Raises:
-        UserError: wandb is not installed, or the mode is unknown.
+        UserError: wandb is not installed, or the mode is unknown (`check` says so before a run).
     """
-    if mode not in MODES:
-        raise UserError(f"W&B mode '{mode}' is unknown. Choose one of: {', '.join(MODES)}.")
+    check(mode)
     known = [row for row in rows if row.status == "done"]
     relatives = _relatives(known)
-    markers = directory / "wandb" / "logged"
-    markers.mkdir(parents=True, exist_ok=True)
-    wandb = _import()
-    mode = _resolve(wandb, mode)
+    contents = [(_identity(row), _scalars(row, relatives.get(row.id))) for row in known]
     logged = 0
-    for row in known:
-        sent = _identity(row), _scalars(row, relatives.get(row.id))
-        content = json.dumps([project, group, *sent], sort_keys=True, ensure_ascii=False)
-        marker = markers / f"{row.id}.json"
-        if marker.is_file() and marker.read_text(encoding="utf-8") == content:
-            continue
-        try:
+    try:
+        wandb = importlib.import_module("wandb")
+        mode = _resolve(wandb, mode)
+        markers = directory / "wandb" / "logged"
+        markers.mkdir(parents=True, exist_ok=True)
+        for row, sent in zip(known, contents):
+            content = json.dumps([project, group, *sent], sort_keys=True, ensure_ascii=False)
+            marker = markers / f"{row.id}.json"
+            if marker.is_file() and marker.read_bytes() == content.encode():
+                continue
             _log(wandb, row, *sent, project=project, group=group, mode=mode, directory=directory)
-        except (wandb.errors.Error, OSError) as error:
-            log.warning("W&B: %s. Run the same command again to log the rest.", error)
-            break
-        write_atomically(marker, content)
-        logged += 1
+            write_atomically(marker, content)
+            logged += 1
+    except Exception as error:  # whatever W&B raises: the rows are safe
+        cause = f"{type(error).__name__}: {error}"
+        log.warning("W&B: %s. Run the same command again to log the rest.", cause)
     log.info("W&B: %d cells logged (%s), %d in all", logged, mode, len(known))
     return logged
 
 
-def _import() -> Any:
-    try:
-        import wandb
-    except ImportError as error:
+def check(mode: str) -> None:
+    """Refuse what cannot work, before anything is run.
+
+    Raises:
+        UserError: wandb is not installed, or the mode is unknown.
+    """
+    if mode not in MODES:
+        raise UserError(f"W&B mode '{mode}' is unknown. Choose one of: {', '.join(MODES)}.")
+    known = "wandb" in sys.modules or importlib.util.find_spec("wandb") is not None
+    if not known or sys.modules.get("wandb", ...) is None:
         raise UserError(
-            f"logger=wandb needs the wandb package ({error}). Install it (pip install wandb) or "
-            "use logger=none."
-        ) from error
-    return wandb
+            "logger=wandb needs the wandb package, which is not installed. Install it "
+            "(pip install wandb) or use logger=none."
+        )
 
 
 def _resolve(wandb: Any, mode: str) -> str:
@@ -97,15 +105,31 @@ def _log(
         id=row.id,
         resume="allow" if mode == "online" else None,
         name=f"{row.strategy}@{row.budget} {row.benchmark}",
-        tags=[row.model, row.suite, row.protocol, row.family],
+        tags=_tags(row.model, row.suite, row.protocol, row.family),
         config=identity,
         mode=mode,
         dir=str(directory),
         reinit="finish_previous",
         settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
     )
-    run.log(scalars)
+    try:
+        run.log(scalars)
+    except Exception:
+        run.finish(exit_code=1)
+        raise
     run.finish()
+
+
+def _tags(*names: str) -> list[str]:
+    """Tags W&B takes: none empty, none twice, a long one cut and told apart by its hash."""
+    tags = []
+    for name in dict.fromkeys(names):
+        if len(name) > TAG:
+            digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
+            name = f"{name[: TAG - 9]}-{digest}"
+        if name:
+            tags.append(name)
+    return tags
 
 
 def _identity(row: Row) -> dict[str, Any]:
