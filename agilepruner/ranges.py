@@ -6,7 +6,7 @@ Strategies write it beside each hyper-parameter, ``config.py`` beside each key o
 """
 
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -99,7 +99,7 @@ def conform(kind: Any, value: Any, where: str, note: str = "") -> Any:
     origin, arguments = get_origin(base), get_args(base)
     if origin in (Union, types.UnionType):
         return _first(arguments, value, where, note)
-    if origin in (list, tuple) and isinstance(value, (list, tuple)):
+    if origin in (list, tuple) and isinstance(value, Sequence) and not isinstance(value, str):
         item = arguments[0]
         value = origin(conform(item, v, f"{where}[{i}]", note) for i, v in enumerate(value))
     elif origin is dict and isinstance(value, Mapping):

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from agilepruner.config import build_strategies
 from agilepruner.strategies.base import VisualTokens
 
 FOLDER = Path(__file__).parents[1] / "configs" / "strategy"
@@ -14,7 +14,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 def build(name: str, folder: Path = FOLDER):
     """The strategy of a YAML, with that file's hyper-parameters."""
-    return instantiate(OmegaConf.load(folder / f"{name}.yaml"), _convert_="all")
+    settings = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True)
+    return build_strategies({name: settings})[name]
 
 
 ALL = {name: build(name) for name in NAMES}
