@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_dir
-from strategy_configs import ALL
+from strategy_configs import ALL, random_tokens
 from test_cli import agilepruner
 
 from agilepruner import config as schema
@@ -24,6 +24,7 @@ from agilepruner.strategies.adaptive.erank_share import ErankShare
 from agilepruner.strategies.adaptive.vispruner import VisPruner
 from agilepruner.strategies.base import SHAPES, Strategy
 from agilepruner.strategies.decoder.pyramiddrop import PyramidDrop
+from agilepruner.strategies.decoder.schedule import DecoderStrategy, average
 
 
 def composed(*overrides):
@@ -98,6 +99,19 @@ def test_every_hyper_parameter_has_a_range_and_keeps_it(cls, name):
     for value in wrong:
         with pytest.raises(UserError, match=rf"^{cls.__name__}\.{name}.*=.*, expected "):
             replace(strategy, **{name: value})
+
+
+@pytest.mark.parametrize(("cls", "name"), PARAMETERS)
+def test_what_a_range_allows_can_be_run(cls, name):
+    tokens = random_tokens(0, 2, (6, 6))
+    for value in (edge for r in ranges(declared(cls)[name]) for edge in (r.low, r.high)):
+        several = isinstance(getattr(made(cls), name), tuple)
+        strategy = replace(made(cls), **{name: [value] if several else value})
+        if isinstance(strategy, DecoderStrategy):
+            assert average(strategy.plan(32, 576, 570), 32, 576) <= 570
+        for budget in (1, 9, 35) if strategy.budgeted else ():
+            indices = strategy(tokens, budget).indices
+            assert indices.shape == (2, budget + strategy.extra)
 
 
 def test_the_refusal_names_strategy_parameter_value_range_and_default():
