@@ -141,7 +141,8 @@ def test_cdpruner_reads_every_question_of_an_image(name, suite, tmp_path, monkey
 
 
 def test_a_checkpoint_that_cannot_be_had_is_one_sentence(suite, tmp_path):
-    missing = f"model.load.joint_space={tmp_path / 'nowhere'}"
+    (tmp_path / "config.json").write_text("{}")  # a directory that looks like a checkpoint
+    missing = f"model.load.joint_space={tmp_path}"
     with pytest.raises(UserError, match=r"cannot be loaded.* model.load.joint_space=\.\.\."):
         run("llava_1_5_7b", "llava", 32, "paper", suite, tmp_path, "cdpruner", [missing])
     rows = run("llava_1_5_7b", "llava", 32, "paper", suite, tmp_path, "fastervlm", [missing])
