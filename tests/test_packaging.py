@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from agilepruner import __version__
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 IN_WHEEL = {
@@ -126,3 +128,9 @@ def test_what_is_declared_is_installed_at_the_tested_version():
     pinned = {canonical(line.split("==")[0]) for line in lines if "==" in line}
     wanted = declared("test", "dev", "demo") - {"agilepruner"}
     assert wanted - pinned == set()
+
+
+def test_one_version_everywhere():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (\S+)$", citation, re.M)[1] == __version__
+    assert f"\n## {__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
