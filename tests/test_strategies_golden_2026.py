@@ -5,6 +5,7 @@ import torch
 from golden_cases import CASES, cases, indices, inputs, outputs, visual_tokens
 
 from agilepruner.models.taps import QueryKeyTap
+from agilepruner.strategies.adaptive.prunesid import PruneSID, choose, components
 from agilepruner.strategies.adaptive.scope import SCOPE
 from agilepruner.strategies.attention.hiprune import HiPrune
 from agilepruner.strategies.attention.holov import HoloV
@@ -310,3 +311,55 @@ def test_windows_cover_the_grid_and_the_last_takes_what_is_left():
     assert windows((5, 5), 2).view(5, 5).tolist() == expected
     assert windows((24, 24), 6).bincount().tolist() == [36] * 16
     assert windows((1, 3), 6).tolist() == [0, 0, 0]
+
+
+# PruneSID
+
+
+def prunesid_tokens(case):
+    given = inputs(case)
+    features = given["features"] if given["features"].dim() == 3 else given["features"][None]
+    return visual_tokens(features, given["attention"], cls=given["cls"].expand(len(features), -1))
+
+
+@cases("prunesid")
+def test_prunesid_given_the_groups(case):
+    """The groups of the released code are random; everything behind them is not."""
+    tokens, expected = prunesid_tokens(case), outputs(case)
+    budget = case["params"]["need_token_num"]
+    cosines = torch.nn.functional.normalize(tokens.features, dim=2)
+    cosines = cosines @ cosines.mT
+    official = expected.get("indices_lowest", expected["indices"]).long()
+    assert (official[:, 0] == 0).all()  # the CLS token
+    for image in range(tokens.batch):
+        group = expected["group"][image].long()
+        ours = choose(group, tokens.attention[image].sum(dim=0), cosines[image], budget)
+        assert sorted(ours) == sorted((official[image, 1:] - 1).tolist())
+        if not case.get("tie_sensitive"):
+            assert ours == (official[image, 1:] - 1).tolist()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c["id"].startswith("prunesid/") and c["id"].endswith("exact")],
+    ids=lambda case: case["id"],
+)
+def test_prunesid_with_exact_components(case):
+    tokens, expected = prunesid_tokens(case), outputs(case)
+    budget = case["params"]["need_token_num"]
+    assert torch.equal(components(tokens.features, budget // 4), expected["group"].long())
+    selection = PruneSID()(tokens, budget)
+    official = expected.get("indices_lowest", expected["indices"]).long()
+    assert (selection.indices[:, 0] == tokens.count).all()
+    assert torch.equal(selection.indices[:, 1:], official[:, 1:] - 1)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 575])
+def test_prunesid_meets_every_budget(budget):
+    case = next(c for c in CASES if c["id"] == "prunesid/a/T3_seed0")  # fails in its code
+    tokens = prunesid_tokens(case)
+    kept = PruneSID()(tokens, budget).indices[0]
+    assert kept[0] == 576
+    assert kept.unique().numel() == budget
+    blind = VisualTokens((24, 24), tokens.features, attention=tokens.attention * 0, cls=tokens.cls)
+    assert PruneSID()(blind, budget).indices[0].unique().numel() == budget
