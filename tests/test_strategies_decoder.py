@@ -8,17 +8,19 @@ import torch
 from golden_cases import CASES, INPUTS, OUTPUTS, cases, indices, inputs, outputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategy_configs import ALL
+from strategy_configs import ALL, random_tokens
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from agilepruner.errors import UserError
 from agilepruner.models.decoder import Prefill, shorten
-from agilepruner.strategies.base import VisualTokens, keep_all, top
+from agilepruner.strategies.base import keep_all, top
+from agilepruner.strategies.decoder.dart import DART
 from agilepruner.strategies.decoder.fastv import FastV
 from agilepruner.strategies.decoder.pyramiddrop import PyramidDrop
 from agilepruner.strategies.decoder.schedule import Stage, average, received
 from agilepruner.strategies.decoder.sparsevlm import RELEASED, SparseVLM, raters
+from agilepruner.strategies.decoder.vscan_full import VScanFull
 
 DECODER = {name: s for name, s in ALL.items() if s.family == "decoder"}
 each = pytest.mark.parametrize("name", DECODER)
@@ -38,10 +40,11 @@ def test_a_budget_is_the_average_over_layers(name, layers, tokens, share):
         least = int(str(error).split()[-1].strip("."))
         assert least > budget
         stages, budget = DECODER[name].plan(layers, tokens, least), least
-    reached = average(stages, layers, tokens)
+    entering = DECODER[name].entering(tokens, budget)
+    reached = average(stages, layers, entering)
     assert reached <= budget
     assert reached > budget - max(2, 0.05 * tokens)
-    visual = [tokens, *(stage.visual for stage in stages)]
+    visual = [entering, *(stage.visual for stage in stages)]
     assert visual == sorted(visual, reverse=True)
     at = [stage.layer for stage in stages]
     assert at == sorted(set(at))
@@ -51,8 +54,14 @@ def test_a_budget_is_the_average_over_layers(name, layers, tokens, share):
 @each
 def test_a_full_budget_has_no_stages(name):
     assert DECODER[name].plan(32, 576, 576) == ()
-    tokens = VisualTokens((2, 2), features=torch.randn(1, 4, 3))
-    assert DECODER[name](tokens, 2).indices.tolist() == [[0, 1, 2, 3]]
+    assert DECODER[name](random_tokens(0, 1, (2, 2)), 4).indices.tolist() == [[0, 1, 2, 3]]
+
+
+@each
+def test_as_many_tokens_enter_as_it_says(name):
+    strategy, tokens = DECODER[name], random_tokens(0, 2, (6, 6))
+    for budget in (1, 7, 20, 35, 36):
+        assert strategy(tokens, budget).counts.tolist() == [strategy.entering(36, budget)] * 2
 
 
 def test_impossible_budgets_name_the_smallest_possible_one():
@@ -64,6 +73,9 @@ def test_impossible_budgets_name_the_smallest_possible_one():
 def test_published_schedules_are_among_ours():
     assert FastV().plan(32, 576, 64) == (Stage(2, 29),)  # 29 tokens, as in FasterVLM's tables
     assert FastV().plan(40, 576, 128)[0].keep == 104
+    assert VScanFull().entering(576, 64) == 96
+    assert VScanFull().plan(32, 576, 64) == VScanFull().plan(32, 96, 64) == (Stage(16, 32),)
+    assert VScanFull().plan(28, 576, 64) == (Stage(14, 32),)
     released = PyramidDrop(depths=(0.25, 0.5, 0.75)).plan(32, 576, 270)
     assert released == (Stage(8, 288), Stage(16, 144), Stage(24, 72))
     sizes = {n: [s.visual for s in SparseVLM(released=True).plan(32, 576, n)] for n in RELEASED}
@@ -118,10 +130,9 @@ def test_sparsevlm_drops_and_recycles_as_released(case):
     assert SparseVLM().recycle(visual[stays], scores[stays]).shape == merged.shape
 
 
-@cases("pdrop")
-def test_pyramiddrop_ranks_as_released(case):
-    """Through the hooks: one decoder layer with the case's weights, whose output is its input."""
-    params, given_, expected = case["params"], inputs(case), outputs(case)
+def ranked_through_hooks(case, strategy, before, keep):
+    """One decoder layer with the case's weights, whose output is its input: state and Prefill."""
+    params, given_ = case["params"], inputs(case)
     config = LlamaConfig(
         hidden_size=64,
         intermediate_size=64,
@@ -140,8 +151,6 @@ def test_pyramiddrop_ranks_as_released(case):
     layer.mlp.down_proj.weight.data.zero_()
 
     hidden = given_["hidden"][None]
-    before = round(params["image_tokens"] * params["ratios"][params["stage"]])
-    keep = int(params["image_tokens"] * params["ratios"][params["stage"] + 1])
     start = params["image_index"]
     visual = torch.zeros(hidden.shape[:2], dtype=torch.bool)
     visual[:, start : start + before] = True
@@ -158,11 +167,83 @@ def test_pyramiddrop_ranks_as_released(case):
     model = Model()
     config._attn_implementation = "sdpa"
     rotary = model.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
-    with torch.no_grad(), Prefill(model, PyramidDrop(), [[Stage(1, keep)]], visual).hooks():
+    prefill = Prefill(model, strategy, [[Stage(1, keep)]], visual)
+    with torch.no_grad(), prefill.hooks():
         state = hidden
         for block in model.layers:
             state = block(state, position_embeddings=rotary, attention_mask=None)
-    torch.testing.assert_close(state, expected["hidden"], atol=1e-5, rtol=1e-5)
+    return state, prefill
+
+
+@cases("pdrop")
+def test_pyramiddrop_ranks_as_released(case):
+    params = case["params"]
+    before = round(params["image_tokens"] * params["ratios"][params["stage"]])
+    keep = int(params["image_tokens"] * params["ratios"][params["stage"] + 1])
+    state, _ = ranked_through_hooks(case, PyramidDrop(), before, keep)
+    torch.testing.assert_close(state, outputs(case)["hidden"], atol=1e-5, rtol=1e-5)
+
+
+@cases("vscan/stage2")
+def test_vscan_ranks_as_released(case):
+    (before, keep), expected = case["params"]["image_token_list"], outputs(case)
+    state, prefill = ranked_through_hooks(case, VScanFull(), before, keep)
+    kept, start = prefill.kept[0][0], case["params"]["image_index"]
+    rest = torch.arange(start + before, len(inputs(case)["hidden"]))
+    sequence = torch.cat([torch.arange(start), kept, rest])
+    assert torch.equal(sequence, expected["kept"].long())
+    torch.testing.assert_close(state[0], inputs(case)["hidden"][sequence])
+    positions = torch.arange(len(sequence))  # reset
+    assert torch.equal(positions[None], expected["position_ids"].long())
+    assert (VScanFull.positions, VScanFull.decoding) == ("reset", "compact")
+
+
+def dart(case):
+    """What of the image stays in a case, and its pivots in order, absolute positions."""
+    params, given_, expected = case["params"], inputs(case), outputs(case)
+    length, first = params["L"], params["image_token_start_index"]
+    count = params["image_token_length"]
+    if params["text_length"] is not None:  # LLaVA-NeXT: whatever is not text
+        count = length - params["text_length"]
+    states = given_["states"][:length]
+    keys = given_["keys"][:, :length].transpose(0, 1).flatten(1)
+    keep = len(expected["kept"]) if "kept" in expected else params["max_num_trunction"] + 4
+    kept = DART().choose(states, keys, first, count, keep)
+    return first + kept, DART().pivots(keys, first, count, keep)[0]
+
+
+@cases("dart")
+def test_dart_chooses_as_released(case):
+    kept, pivots = dart(case)
+    expected = outputs(case)
+    if case["id"] == "dart/llava/a_tie_trunc128":  # which of equally strong tokens: top-k's choice
+        strength = inputs(case)["keys"].abs().sum(dim=(0, 2))
+        official = strength[expected["pivots"].long()].sort().values
+        torch.testing.assert_close(strength[pivots].sort().values, official)
+        assert kept.unique().numel() == len(expected["kept"])
+        return
+    assert pivots == expected["pivots"].tolist()
+    if case["id"].startswith("dart/llava/dup"):  # copies are equally similar
+        kept, official = ((x.long() - 35).remainder(288) for x in (kept, expected["kept"]))
+        assert torch.equal(kept.sort().values, official.sort().values)
+    else:
+        assert torch.equal(kept, expected["kept"].long())
+
+
+@cases("dart", fails=True)
+def test_dart_takes_the_short_questions_its_code_fails_at(case):
+    """Three tokens behind the image, and four pivots of the text."""
+    kept, pivots = dart(case)
+    assert [p for p in pivots if p >= 35 + 576] == [611, 612, 613]
+    assert kept.unique().numel() == 132
+
+
+def test_dart_meets_every_number_of_tokens():
+    make = torch.Generator().manual_seed(0)
+    states, keys = (torch.randn(50, 16, generator=make) for _ in range(2))
+    for keep in range(1, 31):
+        assert DART().choose(states, keys, 12, 30, keep).unique().numel() == keep
+        assert DART().choose(states[:42], keys[:42], 12, 30, keep).unique().numel() == keep
 
 
 # Prefill, against plain generate and against an independent reference
@@ -237,10 +318,10 @@ def reference(model, ids, visual, answer, strategy, stages):
         keys, values = keys.repeat_interleave(groups, 0), values.repeat_interleave(groups, 0)
         logits = rotate(queries, positions) @ rotate(keys, positions).mT / head**0.5
         causal = torch.ones(len(x), len(x)).tril().bool()
-        return logits.masked_fill(~causal, -torch.inf).softmax(-1), values
+        return logits.masked_fill(~causal, -torch.inf).softmax(-1), values, rotate(keys, positions)
 
     steps = []
-    shares = torch.empty(0)
+    shares = roped = torch.empty(0)
     for made in range(NEW):
         sequence = torch.cat([ids, answer[:made]])
         size, x = len(ids), weight[sequence]
@@ -259,6 +340,9 @@ def reference(model, ids, visual, answer, strategy, stages):
                 scores = scores.mean(0).mean(0)
                 at = seen.nonzero().flatten()
                 best = at[scores.argsort(descending=True)[: stage.keep].sort().values]
+                if strategy.ranks == "states":
+                    states = model.model.norm(x[:size])
+                    best = torch.tensor(dart_by_hand(states, roped[:, :size], at, stage.keep))
                 lost = torch.tensor([i for i in at.tolist() if i not in best.tolist()])
                 merged = strategy.recycle(x[lost], scores[lost - at[0]])
                 front, back = torch.arange(at[0]), torch.arange(at[-1] + 1, len(x))
@@ -270,12 +354,27 @@ def reference(model, ids, visual, answer, strategy, stages):
                 if strategy.positions == "reset":
                     follow = size if strategy.decoding == "compact" else len(ids)
                     positions = torch.cat([torch.arange(size), follow + torch.arange(made)]).float()
-            shares, values = attention(block, x, positions)
+            shares, values, roped = attention(block, x, positions)
             mixed = (shares @ values).transpose(0, 1).reshape(len(x), -1)
             x = x + block.self_attn.o_proj(mixed)
             x = x + block.mlp(block.post_attention_layernorm(x))
         steps.append(model.lm_head(model.model.norm(x))[-1])
     return torch.stack(steps)
+
+
+def dart_by_hand(states, keys, image, keep):
+    """Positions that stay, one token at a time; keys of all query heads, as in DART's code."""
+    strength = keys.abs().sum(dim=(0, 2)).tolist()
+    behind = range(int(image[-1]) + 1, len(states))
+    first = sorted(image.tolist(), key=lambda i: -strength[i])[: min(4, keep)]
+    pivots = list(set(first + sorted(behind, key=lambda i: -strength[i])[:4]))
+    chosen, left = list(first), keep - len(first)
+    for number, pivot in enumerate(pivots):
+        for _ in range(left // len(pivots) + (number < left % len(pivots))):
+            free = [i for i in image.tolist() if i not in chosen]
+            same = torch.cosine_similarity(states[free], states[pivot][None])
+            chosen.append(free[int(same.argmin())])
+    return sorted(chosen)
 
 
 @each

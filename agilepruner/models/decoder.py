@@ -113,7 +113,7 @@ class Prefill:
             handles.append(
                 layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
             )
-        if self.strategy.ranks == "previous":
+        if self.strategy.ranks != "next":
             for start in self.starts:
                 handles.append(
                     layers[start - 1].self_attn.register_forward_pre_hook(
@@ -184,9 +184,13 @@ class Prefill:
         rows, kept = [], []
         for row in range(len(hidden)):
             stage = self.plans[row][number]
-            scores = self._scores(row, index, hidden[row], keys[row], before)
             visual = before.visual[row].nonzero().flatten()
-            chosen = top(scores, stage.keep).sort().values
+            if self.strategy.ranks == "states":
+                scores = hidden.new_zeros(len(visual))
+                chosen = self._choose(hidden[row], keys[row], before.mask[row], visual, stage.keep)
+            else:
+                scores = self._scores(row, index, hidden[row], keys[row], before)
+                chosen = top(scores, stage.keep).sort().values
             stays = torch.ones(len(visual), dtype=torch.bool, device=hidden.device)
             stays[chosen] = False
             dropped = visual[stays]
@@ -203,6 +207,15 @@ class Prefill:
         self._prompts.append(after)
         self.visual[:, index:] = after.visual.sum(dim=1, keepdim=True)
         return hidden
+
+    def _choose(
+        self, hidden: Tensor, keys: Tensor, mask: Tensor, visual: Tensor, keep: int
+    ) -> Tensor:
+        """Numbers of the visual tokens of one row that its states choose, without the padding."""
+        states = self.model.norm(hidden[mask])  # (L, D)
+        keys = keys[:, mask].transpose(0, 1).flatten(1)  # (kv heads, L, d) -> (L, heads * d)
+        first = int(mask[: visual[0]].sum())
+        return self.strategy.choose(states, keys, first, len(visual), keep)
 
     def _scores(self, row: int, index: int, hidden: Tensor, keys: Tensor, before: Prompt) -> Tensor:
         """(V,) rank of one row's visual tokens: softmaxed attention of the query tokens."""
@@ -227,10 +240,10 @@ class Prefill:
         return received(attention[:, :, before.visual[row]])
 
     def _keys(self, index: int, layer: Any, hidden: Tensor, cache: Any, before: Prompt) -> Tensor:
-        """(B, kv heads, L, d) rotated keys of the layer whose attention ranks."""
-        if self.strategy.ranks == "previous" and cache is not None:
+        """(B, kv heads, L, d) rotated keys of the layer that ranks."""
+        if self.strategy.ranks != "next" and cache is not None:
             return cache.layers[index - 1].keys
-        if self.strategy.ranks == "previous":
+        if self.strategy.ranks != "next":
             layer, normed = self.model.layers[index - 1], self._normed
         else:
             normed = layer.input_layernorm(hidden)

@@ -39,13 +39,14 @@ class Stage:
 class DecoderStrategy(Strategy):
     """A strategy that shortens the visual tokens between decoder layers, during prefill.
 
-    It sees nothing of the vision tower: all tokens enter the language model (``select`` keeps all),
-    which then applies ``plan`` stage by stage. A budget of N means N visual tokens on average over
-    the decoder layers.
+    All tokens enter the language model (``select`` keeps all, ``entering`` says how many), which
+    then applies ``plan`` stage by stage. A budget of N means N visual tokens on average over the
+    decoder layers.
 
     Class attributes:
         ranks: whose attention ranks the tokens at a stage before layer l: that of the
-            ``previous`` layer, l - 1, or what the ``next`` layer, l, would attend to.
+            ``previous`` layer, l - 1, or what the ``next`` layer, l, would attend to. Or
+            ``states``: no attention, ``choose`` decides by what layer l - 1 gave.
         queries: whose attention to the visual tokens counts, averaged over heads and queries: the
             ``last`` prompt token's, or that of the ``raters`` among the text after the image.
         positions: after a stage the prompt's tokens ``keep`` their positions, or these are
@@ -58,7 +59,7 @@ class DecoderStrategy(Strategy):
     budgeted: ClassVar = False
     inside: ClassVar = True
     reads_question = True
-    ranks: ClassVar[Literal["previous", "next"]]
+    ranks: ClassVar[Literal["previous", "next", "states"]]
     queries: ClassVar[Literal["last", "raters"]] = "last"
     positions: ClassVar[Literal["keep", "reset"]]
     decoding: ClassVar[Literal["original", "compact"]]
@@ -71,12 +72,31 @@ class DecoderStrategy(Strategy):
             UserError: with the smallest possible budget, where this one is impossible.
         """
 
+    def entering(self, tokens: int, budget: int) -> int:
+        """Visual tokens that enter the language model, of an image that has so many."""
+        return tokens
+
+    def choose(self, states: Tensor, keys: Tensor, first: int, count: int, keep: int) -> Tensor:
+        """The visual tokens of one prompt that stay, where ``ranks`` is ``states``.
+
+        Args:
+            states: (L, D) output of the previous layer behind the model's final norm.
+            keys: (L, heads * size) rotated keys of that layer.
+            first: position of the first visual token.
+            count: V, visual tokens, one after the other.
+            keep: how many stay.
+
+        Returns:
+            (keep,) numbers of visual tokens, 0 to V - 1, ascending.
+        """
+        raise NotImplementedError(f"{type(self).__name__} ranks by attention")
+
     def recycle(self, dropped: Tensor, scores: Tensor) -> Tensor:
         """Tokens made of dropped ones: (M, D) hidden states and (M,) scores -> (merged, D)."""
         return dropped[:0]
 
     def promise(self, tokens: int, budget: int, layers: int) -> list[int]:
-        seen = [tokens] * layers
+        seen = [self.entering(tokens, budget)] * layers
         for stage in self.plan(layers, tokens, budget):
             seen[stage.layer :] = [stage.visual] * (layers - stage.layer)
         return seen
