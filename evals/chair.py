@@ -153,3 +153,19 @@ def recall(results: list[dict[str, Any]]) -> float:
 def faithful(results: list[dict[str, Any]]) -> float:
     """1.0 when the caption names no object that is not in the image."""
     return float(all(set(result["pred"]) <= set(result["answer"]) for result in results))
+
+
+def parts(results: list[dict[str, Any]]) -> dict[str, float]:
+    """What CHAIR's four numbers are made of, for one caption."""
+    (result,) = results
+    record = result["coco_cap_chair_s"]
+    named, there = record["pred"], set(record["answer"])
+    false = sum(name not in there for name in named)
+    return {
+        "hallucinated": float(false > 0),
+        "false_mentions": false,
+        "mentions": len(named),
+        "found": len(there & set(named)),
+        "objects": len(there),
+        "length": result["chair_len"],
+    }

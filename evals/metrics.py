@@ -97,6 +97,23 @@ def pope_mean_f1(results: Sequence[dict[str, Any]]) -> float:
     return sum(map(f1, categories.values())) / len(categories)
 
 
+def pope_parts(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What an F1 is made of, for one question: lmms-eval counts a miss only if the reply is no."""
+    (record,) = (result["pope_accuracy"] for result in results)
+    yes, reply = record["ground_truth"] == "yes", record["prediction"]
+    return {
+        "right_yes": float(yes and reply == "yes"),
+        "wrong_yes": float(not yes and reply == "yes"),
+        "wrong_no": float(yes and reply == "no"),
+    }
+
+
+def mme_parts(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """MME's points of one pair of questions: percent right, plus 100 when both are."""
+    scores = [item["score"] for result in results for item in result.values()]
+    return {"points": 100 * sum(scores) / len(scores) + 100 * all(scores)}
+
+
 def scienceqa(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """lmms-eval's parse of a letter, and LLaVA's of "The answer is B."."""
     found = re.findall(r"The answer is ([A-Z]).", results[0])

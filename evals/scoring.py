@@ -30,6 +30,8 @@ class Scores:
         units: one number per unit (document, MME pair, MMBench question), higher is better; None
             where the benchmark has no such thing. clusters: the image of each; documents: the
             first document of each.
+        parts: per unit what the columns' aggregates need beside that number; strata: the stratum
+            of each unit, where the benchmark has any.
         n: documents scored. notes: what a reader must know.
     """
 
@@ -39,6 +41,8 @@ class Scores:
     higher_is_better: bool
     metrics: dict[str, float]
     units: list[float]
+    parts: dict[str, list[float]]
+    strata: list[str] | None
     clusters: list[str]
     documents: list[int]
     n: int
@@ -96,9 +100,8 @@ def score(
                 value = _aggregate(aggregate, items[name], folder)
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     metrics[name] = float(value)
-        units = [
-            _unit_score(benchmark, parts, [r for r, _ in group]) for group in per_unit.values()
-        ]
+        groups = [[result for result, _ in group] for group in per_unit.values()]
+        units = [_unit_score(benchmark, parts, group) for group in groups]
     present = [part for part in parts if part in metrics]
     if not present:
         raise ValueError(f"no score: lmms-eval gave no finite value for {', '.join(parts)}")
@@ -113,6 +116,8 @@ def score(
         higher_is_better=headline.get("higher_is_better", True),
         metrics=metrics,
         units=units,
+        parts=_unit_parts(benchmark, groups),
+        strata=_strata(benchmark, parts, groups),
         clusters=[group[0][1].image_key for group in per_unit.values()],
         documents=[group[0][1].index for group in per_unit.values()],
         n=len(benchmark.documents),
@@ -137,3 +142,22 @@ def _unit_score(benchmark: Benchmark, parts: list[str], results: list[dict[str, 
         return float(resolve(benchmark.protocol["unit_score"])(items))
     values = [float(item["score"] if isinstance(item, dict) else item) for item in items]
     return sum(values) / len(values)
+
+
+def _unit_parts(benchmark: Benchmark, groups: list[list[dict[str, Any]]]) -> dict[str, list[float]]:
+    """What aggregates need per unit, by the config's own function; nothing without one."""
+    if "unit_parts" not in benchmark.protocol:
+        return {}
+    of_unit = resolve(benchmark.protocol["unit_parts"])
+    found = [of_unit(results) for results in groups]
+    return {name: [float(unit[name]) for unit in found] for name in found[0]}
+
+
+def _strata(
+    benchmark: Benchmark, parts: list[str], groups: list[list[dict[str, Any]]]
+) -> list[str] | None:
+    """The field of each unit's first headline item that the config names as its stratum."""
+    if "stratum" not in benchmark.protocol:
+        return None
+    firsts = [next(group[0][part] for part in parts if part in group[0]) for group in groups]
+    return [str(item[benchmark.protocol["stratum"]]) for item in firsts]

@@ -71,7 +71,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     names = args.strategy or sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    strategies = {name: instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), _convert_="all") for name in names}
+    strategies = {
+        name: instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), _convert_="all")
+        for name in names
+    }
     strategies = {name: s for name, s in strategies.items() if s.family != "decoder"}
 
     shapes = [(1, 24, 24, (64, 128), dim) for dim in (1024, 4096)]

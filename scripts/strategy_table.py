@@ -49,7 +49,10 @@ def main() -> None:
 
 def strategies(folder: Path) -> dict[str, Strategy]:
     """Every strategy that has a YAML: by family, vanilla first, then by name."""
-    built = {path.stem: instantiate(OmegaConf.load(path), _convert_="all") for path in folder.glob("*.yaml")}
+    built = {
+        path.stem: instantiate(OmegaConf.load(path), _convert_="all")
+        for path in folder.glob("*.yaml")
+    }
     order = sorted(
         built, key=lambda name: (FAMILIES.index(built[name].family), name != "vanilla", name)
     )

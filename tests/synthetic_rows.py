@@ -62,13 +62,32 @@ def row(strategy: str, budget: int, benchmark: str, **changes: Any) -> Row:
     value = 100 * sum(scores) / n
     metrics = {"exact_match": value / 100}
     metric, scale, higher = "exact_match", 100.0, True
-    if benchmark == "mme":
-        metrics = {"mme_perception_score": 15 * value, "mme_cognition_score": 3.5 * value}
-        metric, scale, value = "mme_total", 2800.0, 18.5 * value
+    parts: dict[str, list[float]] = {}
+    strata = None
+    if benchmark == "pope":  # every other question is to be answered with yes
+        yes = [i % 2 == 0 for i in range(n)]
+        parts["right_yes"] = [float(y and s) for y, s in zip(yes, scores)]
+        parts["wrong_yes"] = [float(not y and not s) for y, s in zip(yes, scores)]
+        parts["wrong_no"] = [float(y and not s) for y, s in zip(yes, scores)]
+        right, wrong = sum(parts["right_yes"]), sum(parts["wrong_yes"] + parts["wrong_no"])
+        metrics = {"pope_f1_score": 2 * right / (2 * right + wrong)}
+        metric, value = "pope_f1_score", 100 * metrics["pope_f1_score"]
+    if benchmark == "mme":  # two subtasks; a pair is right or wrong
+        strata = ["count" if i < n // 2 else "code_reasoning" for i in range(n)]
+        parts["points"] = [200 * score for score in scores]
+        metrics = {
+            "mme_perception_score": sum(parts["points"][: n // 2]) / (n // 2),
+            "mme_cognition_score": sum(parts["points"][n // 2 :]) / (n - n // 2),
+        }
+        metric, scale, value = "mme_total", 400.0, sum(metrics.values())
     if benchmark == "chair":
+        parts["hallucinated"] = [1 - score for score in scores]
+        parts |= {"false_mentions": parts["hallucinated"], "mentions": [4.0] * n}
+        parts |= {"found": [2.0 + score for score in scores], "objects": [5.0] * n}
+        parts["length"] = [12.5] * n
         metric, higher, value = "coco_cap_chair_s", False, 100 - value
         metrics = {"coco_cap_chair_s": value, "coco_cap_chair_i": value / 4}
-        metrics |= {"coco_cap_recall": 70 - 10 * loss, "chair_len": 12.5}
+        metrics |= {"coco_cap_recall": 20 * sum(parts["found"]) / n, "chair_len": 12.5}
     fields: dict[str, Any] = {
         "id": hashlib.sha256(
             repr((strategy, sorted(parameters.items()), budget, benchmark, changes)).encode()
@@ -111,6 +130,8 @@ def row(strategy: str, budget: int, benchmark: str, **changes: Any) -> Row:
         },
         "seconds": {"encode": 1.0, "select": 0.1, "generate": 2.0, "score": 0.1},
         "scores": scores,
+        "parts": parts,
+        "strata": strata,
         "clusters": [f"image-{i // 2}" for i in range(n)],
     }
     return Row(**fields | changes)

@@ -103,12 +103,20 @@ def test_what_is_not_between_document_and_answer_is_in_no_answers_identity(tree)
     ("one", "other", "same"),
     [
         ("X = 1\n", '"""Doc."""\nX  =  1  # a comment\n', True),
-        ("def f(a, b):\n    return a\n", "def f(a: int, b) -> int:\n    'Doc.'\n    return a\n", True),
+        (
+            "def f(a, b):\n    return a\n",
+            "def f(a: int, b) -> int:\n    'Doc.'\n    return a\n",
+            True,
+        ),
         ("__version__ = '1'\nX = 1\n", "__version__ = '2'\nX = 1\n", True),
         ("X = 1\n", "X = 2\n", False),
         ("X = 1\n", "X = 1.0\n", False),
         ("X = 'a'\n", "X = b'a'\n", False),
-        ("class A:\n    x: int = 1\n", "class A:\n    x: float = 1\n", False),  # a dataclass reads it
+        (
+            "class A:\n    x: int = 1\n",
+            "class A:\n    x: float = 1\n",
+            False,
+        ),  # a dataclass reads it
         ("def f(a): return a\n", "def f(b): return b\n", False),
         ("x = a + b\n", "x = a - b\n", False),
         ("x = [a, b]\n", "x = [b, a]\n", False),
@@ -321,7 +329,12 @@ def test_a_journal_or_row_of_another_cell_is_not_believed(tmp_path):
 @pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(
     "damage",
-    [lambda t: t[: len(t) // 2], lambda _: "", lambda t: t.replace('"n": 3', '"n": 4'), lambda _: "3"],
+    [
+        lambda t: t[: len(t) // 2],
+        lambda _: "",
+        lambda t: t.replace('"n": 3', '"n": 4'),
+        lambda _: "3",
+    ],
 )
 def test_a_damaged_row_comes_back_from_its_journal_without_a_model(tmp_path, monkeypatch, damage):
     from agilepruner.runner import run as running
@@ -369,6 +382,10 @@ def test_an_edited_file_gives_another_identity_to_the_real_command(tree, tmp_pat
 
 
 def test_an_entry_is_an_answer_or_an_error():
-    for wrong in ({"doc": 1}, {"doc": 1, "answer": "a", "error": "b"}, {"doc": True, "answer": "a"}):
+    for wrong in (
+        {"doc": 1},
+        {"doc": 1, "answer": "a", "error": "b"},
+        {"doc": True, "answer": "a"},
+    ):
         with pytest.raises(TypeError):
             Entry(**wrong)

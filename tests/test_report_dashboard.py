@@ -14,6 +14,7 @@ from agilepruner.report.dashboard import dashboard_html, styles
 from agilepruner.report.kinds import kinds_sheet, read_kinds, scores_by_kind
 from agilepruner.report.lines import build_tables
 from agilepruner.report.sheets import render_markdown
+from agilepruner.report.statistics import analyse
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "strategy"
 KINDS = {
@@ -27,7 +28,7 @@ def data_of(page):
 
 
 def test_the_page_holds_every_number_of_the_table():
-    rows = made.rows()
+    rows = made.rows(n=400)
     (table,) = build_tables(rows)
     (drawn,) = data_of(dashboard_html(rows, "Table"))["tables"]
     assert len(drawn["lines"]) == len(table.lines) == 16
@@ -36,9 +37,12 @@ def test_the_page_holds_every_number_of_the_table():
             *(line.cell(column).value for column in table.columns),
             table.average(line).value,
         ]
-    best = [cell["best"] for line in drawn["lines"] for cell in line["cells"]]
-    assert any(best)
-    assert not any(cell["best"] for cell in drawn["lines"][0]["cells"])
+    leaders = {(id(line), column.title) for (_, column), line in analyse(table).leaders.items()}
+    assert leaders
+    titles = [column["title"] for column in drawn["columns"]]
+    for line, shown in zip(table.lines, drawn["lines"]):
+        best = [title for title, cell in zip(titles, shown["cells"]) if cell["best"]]
+        assert best == [title for title in titles if (id(line), title) in leaders]
 
 
 def test_nothing_is_fetched():
@@ -119,7 +123,11 @@ def test_write_report_writes_the_page_and_the_kinds(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-@pytest.mark.parametrize("rows", [[], made.rows()], ids=["empty", "full"])
+@pytest.mark.parametrize(
+    "rows",
+    [[], made.rows(), made.rows(suite="<!--<script>")],
+    ids=["empty", "full", "hostile"],
+)
 def test_the_page_draws_in_a_browser(rows, tmp_path):
     write_report(rows, tmp_path, "Table", KINDS)
     quiet = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"

@@ -110,7 +110,8 @@ def test_a_failed_cell_always_says_something():
 def test_a_benchmark_shows_the_columns_that_its_config_names():
     """A benchmark that nobody has heard of needs no line of code in the report."""
     column = {"title": "Hits", "metric": "hits", "log": "hits", "digits": 2, "better": "lower"}
-    new = {"order": 15, "columns": [{**column, "average": True}], "about": "Hits: fewer is better."}
+    column |= {"average": True, "aggregate": {"of": "mean", "parts": ["hits"], "points": 1}}
+    new = {"order": 15, "columns": [column], "about": "Hits: fewer is better."}
     rows = [made.row("vanilla", 576, name) for name in ("vqav2", "gqa")]
     rows += [made.row("vanilla", 576, "darts", metrics={"hits": 8.0}, **new)]
     rows += [made.row("divprune", 64, "darts", metrics={"hits": 2.0}, **new)]
@@ -149,22 +150,32 @@ def test_a_benchmark_that_failed_everywhere_keeps_its_column():
     assert text.count("failed ") >= 4
 
 
-def test_equal_printed_numbers_are_not_marked():
-    values = {"fastervlm": 61.02, "divprune": 61.04, "uniform": 50.0}
-    rows = [made.row("vanilla", 576, "gqa", value=70.0)]
-    rows += [made.row(s, 64, "gqa", value=v) for s, v in values.items()]
-    assert "61.0*" not in shown(rows)
-    rows.append(made.row("agilepruner", 64, "gqa", value=61.06))
-    assert "61.1*" in shown(rows)
-    assert "**61.1**" in shown(rows, markdown=True)
+def test_a_number_is_marked_where_it_is_better_than_the_next():
+    def rows(best):
+        found = []
+        for strategy, right in {"vanilla": 390, "divprune": 250, "agilepruner": best}.items():
+            scores = [1.0] * right + [0.0] * (400 - right)
+            own = {"scores": scores, "value": right / 4, "clusters": [str(i) for i in range(400)]}
+            budget = 576 if strategy == "vanilla" else 64
+            found.append(made.row(strategy, budget, "gqa", n=400, **own))
+        return found
+
+    assert "63.2 " in shown(rows(253))
+    assert "63.2*" not in shown(rows(253))
+    assert "68.8*" in shown(rows(275))
+    assert "**68.8**" in shown(rows(275), markdown=True)
 
 
 def test_lower_is_better_for_hallucination_and_length_has_no_best():
-    rows = [made.row("vanilla", 576, "chair")]
-    for strategy, s, recall in [("fastervlm", 0.4, 60.0), ("divprune", 0.6, 70.0)]:
-        metrics = {"coco_cap_chair_s": 100 * s, "coco_cap_chair_i": 25 * s}
-        metrics |= {"coco_cap_recall": recall, "chair_len": 100 * s}
-        rows.append(made.row(strategy, 64, "chair", value=100 * s, metrics=metrics))
+    rows = [made.row("vanilla", 576, "chair", n=400)]
+    for strategy, wrong, found in [("fastervlm", 160, 3.0), ("divprune", 240, 3.5)]:
+        false = [1.0] * wrong + [0.0] * (400 - wrong)
+        parts = {"hallucinated": false, "false_mentions": false, "mentions": [4.0] * 400}
+        parts |= {"found": [found] * 400, "objects": [5.0] * 400, "length": [wrong / 4] * 400}
+        metrics = {"coco_cap_chair_s": wrong / 4, "coco_cap_chair_i": wrong / 16}
+        metrics |= {"coco_cap_recall": 20 * found, "chair_len": wrong / 4}
+        own = {"value": wrong / 4, "metrics": metrics, "parts": parts}
+        rows.append(made.row(strategy, 64, "chair", n=400, **own))
     text = shown(rows)
     low, high = (next(t for t in text.splitlines() if name in t) for name in ("Faster", "DivPr"))
     assert low.split()[1:] == ["40.0*", "10.0*", "60.0", "40.0"]

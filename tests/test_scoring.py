@@ -3,12 +3,16 @@
 import random
 from argparse import Namespace
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from plans import loaded
 
 from agilepruner.cli import CONFIGS
+from agilepruner.report.lines import Aggregate
+from agilepruner.report.statistics import leave_one_out
+from agilepruner.runner.rows import describe
 from evals import tasks
 from evals.chair import language_data
 from evals.lmms import contained, import_lmms_eval
@@ -34,8 +38,8 @@ def config():
         return compose("config", overrides=[f"benchmark=[{','.join(BENCHMARKS)}]"])
 
 
-def load(config, name, limit=None):
-    return loaded(name, settings(config, name), config.suite, "lmms", limit)
+def load(config, name, limit=None, protocol="lmms"):
+    return loaded(name, settings(config, name), config.suite, protocol, limit)
 
 
 def settings(config, name):
@@ -130,6 +134,25 @@ def test_scores_equal_lmms_eval(config, name, tmp_path):
     for metric, value in ours.metrics.items():
         assert value == pytest.approx(float(theirs[f"{metric},none"]), abs=0), metric
     assert 0 < ours.value < ours.scale
+
+
+@pytest.mark.parametrize("protocol", ["lmms", "paper"])
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_what_intervals_are_computed_from_gives_the_printed_numbers(config, name, protocol):
+    benchmark = load(config, name, protocol=protocol)
+    scores = score(benchmark, answers_for(benchmark), exact_words=True)
+    for column in describe(benchmark.config, protocol)["columns"]:
+        rule = {"strata": None, **column["aggregate"]}
+        parts = {"score": scores.units} | scores.parts
+        found = leave_one_out(
+            Aggregate(rule["of"], tuple(rule["parts"]), rule["points"], rule["strata"]),
+            np.array([parts[part] for part in rule["parts"]]),
+            np.arange(len(scores.units)),
+            np.unique(scores.strata or ["all"] * len(scores.units), return_inverse=True)[1],
+        )
+        metric = column["metric"]
+        printed = scores.value if metric is None else scores.metrics[metric]
+        assert found.whole == pytest.approx(printed, rel=1e-9), column["title"]
 
 
 def test_the_right_answers_score_the_maximum(config):

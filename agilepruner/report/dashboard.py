@@ -13,8 +13,8 @@ from typing import Any
 from agilepruner.report import published
 from agilepruner.report.kinds import Kinds, scores_by_kind
 from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, build_tables
-from agilepruner.report.sheets import main_sheet
-from agilepruner.report.statistics import Difference, differences
+from agilepruner.report.sheets import difference_sheet, main_sheet
+from agilepruner.report.statistics import Analysis, analyse
 from agilepruner.runner.rows import Row
 
 PAGE = Path(__file__).with_name("dashboard.html")
@@ -58,14 +58,14 @@ def dashboard_html(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -
         kinds: (benchmark, document index) -> simple, complex, ...; None leaves that part out.
     """
     tables = build_tables(rows)
-    compared = [difference for table in tables for difference in differences(table)]
+    compared = [analyse(table) for table in tables]
     return page(tables, compared, name, kinds or {})
 
 
-def page(tables: Sequence[Table], compared: Sequence[Difference], name: str, kinds: Kinds) -> str:
-    """The page from tables and differences that are already there."""
+def page(tables: Sequence[Table], compared: Sequence[Analysis], name: str, kinds: Kinds) -> str:
+    """The page from tables and analyses that are already there."""
     style = styles(line.strategy for table in tables for line in table.lines)
-    drawn = [_table(table, compared, kinds, style) for table in tables]
+    drawn = [_table(table, one, kinds, style) for table, one in zip(tables, compared)]
     data = {"name": name, "tables": drawn}
     text = json.dumps(data, ensure_ascii=False, sort_keys=True).translate(ESCAPES)
     return PAGE.read_text(encoding="utf-8").replace("/*DATA*/null", text)
@@ -73,14 +73,15 @@ def page(tables: Sequence[Table], compared: Sequence[Difference], name: str, kin
 
 def _table(
     table: Table,
-    compared: Sequence[Difference],
+    analysis: Analysis,
     kinds: Kinds,
     style: Mapping[str, tuple[str, str]],
 ) -> dict[str, Any]:
     columns = [*table.columns, AVERAGE] if table.averaged else table.columns
     position = {id(line): i for i, line in enumerate(table.lines)}
-    sheet = main_sheet(table, inline_spread=True)
+    sheet = main_sheet(table, True, analysis)
     bold = {(sheet_group, i, column - 1) for sheet_group, i, column in sheet.bold}
+    differences = difference_sheet(table, analysis)
     lines = []
     for g, group in enumerate(table.groups):
         for i, line in enumerate(group.lines):
@@ -107,16 +108,18 @@ def _table(
         "differences": [
             {
                 "line": position[id(d.line)],
-                "best": position[id(d.best)],
-                "benchmark": d.benchmark,
+                "reference": position[id(d.reference)],
+                "column": columns.index(d.column),
                 "difference": d.difference,
                 "low": d.low,
                 "high": d.high,
                 "verdict": d.verdict,
+                "margin": d.margin,
+                "smallest": d.smallest,
             }
-            for d in compared
-            if d.table is table
+            for d in analysis.differences
         ],
+        "differenceNotes": differences.notes if differences else [],
     }
 
 
@@ -128,7 +131,6 @@ def _column(table: Table, column: Column) -> dict[str, Any]:
         "heading": column.heading,
         "digits": column.digits,
         "charts": shown.charts if shown else {},
-        "headline": column == table.first(column.benchmark),
         "average": column is AVERAGE,
         "base": 100.0 if column is AVERAGE else table.base(column),
     }

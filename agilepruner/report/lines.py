@@ -23,6 +23,24 @@ BETTER = {"higher": 1, "lower": -1, "neither": 0}
 
 
 @dataclass(frozen=True)
+class Aggregate:
+    """How a column's number comes from what rows carry per unit.
+
+    Attributes:
+        of: ``mean`` (of one part over units), ``ratio`` (of two sums) or ``f1`` (of true
+            positives, false positives and false negatives).
+        parts: names in ``Row.parts``; ``score`` is ``Row.scores``.
+        points: what 1.0 of it is in the column.
+        strata: ``mean`` or ``sum`` over ``Row.strata`` of the number of each; None: all pooled.
+    """
+
+    of: str = "mean"
+    parts: tuple[str, ...] = ("score",)
+    points: float = 100.0
+    strata: str | None = None
+
+
+@dataclass(frozen=True)
 class Column:
     """One column of numbers.
 
@@ -34,6 +52,7 @@ class Column:
         digits: decimals printed.
         average: whether it is in the Average.
         log: the name it is logged under.
+        aggregate: how it comes from the units.
     """
 
     benchmark: str
@@ -43,6 +62,7 @@ class Column:
     digits: int
     average: bool = False
     log: str = ""
+    aggregate: Aggregate = Aggregate()
 
     @property
     def heading(self) -> str:
@@ -69,6 +89,7 @@ def columns_of(row: Row) -> list[Column]:
             shown["digits"],
             shown["average"],
             shown["log"],
+            Aggregate(**shown["aggregate"] | {"parts": tuple(shown["aggregate"]["parts"])}),
         )
         for shown in row.columns
     ]
@@ -156,17 +177,6 @@ class Group:
     heading: str
     lines: list[Line]
 
-    def best(self, column: Column, cells: Sequence[Cell]) -> int | None:
-        """Index of the line with the best printed number; None when shared or alone."""
-        printed = [
-            column.better * round(cell.value, column.digits) if cell.value is not None else None
-            for cell in cells
-        ]
-        known = [value for value in printed if value is not None]
-        if not column.better or len(known) < 2 or known.count(max(known)) > 1:
-            return None
-        return printed.index(max(known))
-
 
 @dataclass(frozen=True)
 class Table:
@@ -219,6 +229,10 @@ class Table:
     def first(self, benchmark: str) -> Column | None:
         """A benchmark's first column: its headline; None when it has none."""
         return next((c for c in self.columns if c.benchmark == benchmark), None)
+
+    def cell(self, line: Line, column: Column) -> Cell:
+        """What the table shows at a line and column, the Average's too."""
+        return self.average(line) if column is AVERAGE else line.cell(column)
 
     def relative(self, line: Line, column: Column) -> float | None:
         """Percent of the vanilla value (mean over seeds)."""

@@ -1,7 +1,7 @@
 """Tables as the paper prints them, as plain text and as Markdown.
 
-Vanilla first, then one group per budget; the best number of a group and column is marked only when
-no other line prints the same digits.
+Vanilla first, then one group per budget; the best number of a group and column is marked only where
+it is better than the next one beyond chance.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,13 @@ from statistics import mean
 from textwrap import wrap
 
 from agilepruner.report import published
-from agilepruner.report.lines import AVERAGE, Cell, Column, Group, Line, Table
+from agilepruner.report.lines import AVERAGE, Column, Line, Table
+from agilepruner.report.statistics import BEST, VERDICTS, Analysis, Difference, analyse
 
+MARKED = (
+    "Marked: better than the next of its group beyond chance (5 %, Holm over the table), not just "
+    "larger."
+)
 NOTE_WIDTH = 126  # characters per line of a note in the terminal
 
 
@@ -76,38 +81,29 @@ def _markdown_row(texts: Sequence[str]) -> str:
     return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"
 
 
-def main_sheet(table: Table, inline_spread: bool) -> Sheet:
+def main_sheet(table: Table, inline_spread: bool, analysis: Analysis | None = None) -> Sheet:
     """The main table: every benchmark's columns and the Average.
 
     Args:
         table: rows of one model, suite and protocol.
         inline_spread: print ``58.3 ±0.4`` in one cell (Markdown) instead of a second line.
+        analysis: of this table, if it is there already.
     """
+    leaders = (analysis or analyse(table)).leaders
     columns = [*table.columns, AVERAGE] if table.averaged else table.columns
     markers = _choice_markers(table)
     sections, bold = [], set()
     for s, group in enumerate(table.groups):
         lines: list[list[str]] = []
-        best = _best(table, group, columns)
-        for i, line in enumerate(group.lines):
-            bold |= {(s, len(lines), c + 1) for c in range(len(columns)) if best[c] == i}
+        for line in group.lines:
+            marked = [c for c, column in enumerate(columns) if leaders.get((s, column)) is line]
+            bold |= {(s, len(lines), c + 1) for c in marked}
             lines += _line_texts(table, line, columns, markers, inline_spread)
         sections.append((group.heading, lines))
     head = ["Strategy", *[column.heading for column in columns]]
     unanchored = published.unanchored(table)
     title = table.name + (" · unanchored" if unanchored else "")
     return Sheet(title, head, sections, _notes(table, unanchored, markers), bold)
-
-
-def _cell(table: Table, line: Line, column: Column) -> Cell:
-    return table.average(line) if column is AVERAGE else line.cell(column)
-
-
-def _best(table: Table, group: Group, columns: Sequence[Column]) -> list[int | None]:
-    return [
-        group.best(column, [_cell(table, line, column) for line in group.lines])
-        for column in columns
-    ]
 
 
 def _line_texts(
@@ -117,7 +113,7 @@ def _line_texts(
     markers: dict[str, int],
     inline_spread: bool,
 ) -> list[list[str]]:
-    cells = [_cell(table, line, column) for column in columns]
+    cells = [table.cell(line, column) for column in columns]
     label = line.label + (f" [{markers[line.choice]}]" if line.choice else "")
     if line.kept is not None and abs(line.kept - line.budget) > 0.5:
         label += f", keeps {line.kept:.0f}"
@@ -142,7 +138,7 @@ def _notes(table: Table, unanchored: list[str], markers: dict[str, int]) -> list
     """What a reader must know to use the numbers."""
     notes = [f"n: {_sizes(table)}. Protocol {table.protocol}.", _average_note(table)]
     notes += [row.about for row in table.shown.values() if row.about]
-    notes.append("Marked: best of its group; shared best numbers are not marked.")
+    notes.append(MARKED)
     if any(line.kept and abs(line.kept - line.budget) > 0.5 for line in table.lines):
         notes.append(
             "keeps N: mean visual tokens per layer of the language model, where it is "
@@ -270,6 +266,59 @@ def signed(number: float, digits: int) -> str:
     """A difference with its sign; zero has none."""
     text = f"{number:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def difference_sheet(table: Table, analysis: Analysis) -> Sheet | None:
+    """Differences of the Average to the reference, and how many columns say what."""
+    sections = []
+    for group in table.groups:
+        own = [d for d in analysis.differences if d.group is group]
+        lines = [
+            _difference_texts(line, [d for d in own if d.line is line]) for line in group.lines
+        ]
+        lines = [line for line in lines if line]
+        if lines:
+            sections.append((f"{group.heading}: minus {own[0].reference.label}", lines))
+    if not sections:
+        return None
+    head = ["Strategy", "Average", "95 % interval", "verdict", "could show"]
+    head += [f"{verdict} on" for verdict in VERDICTS]
+    margins, averages = analysis.margins, [d for d in analysis.differences if d.column is AVERAGE]
+    chosen = (
+        " The reference is the highest Average of this table, chosen after seeing it: what it is "
+        "ahead by is overstated."
+        if analysis.reference == BEST
+        else ""
+    )
+    notes = [
+        "Differences of the printed numbers (each benchmark's own aggregate), paired by document; "
+        f"95 % intervals by leaving out images, not corrected.{chosen}",
+        f"better, worse: not chance at 5 %, corrected for {len(averages)} Averages (and "
+        f"{len(analysis.differences) - len(averages)} columns) by Holm's method. equivalent: else, "
+        f"and within ±{margins.average:g} points of the Average (±{margins.benchmark:g} % of a "
+        "benchmark's scale), corrected too. cannot tell: neither.",
+        "could show: the smallest true difference of the Average that this n shows 4 times in 5 "
+        "after that correction. Per column: differences.csv.",
+    ]
+    if len(averages) < len({id(d.line) for d in analysis.differences}):
+        notes.append(
+            "–: a benchmark of the Average has too few images, or rows without what intervals need."
+        )
+    name = "the best of this table" if analysis.reference == BEST else "the reference"
+    return Sheet(f"{table.name}: differences to {name} per budget", head, sections, notes)
+
+
+def _difference_texts(line: Line, own: Sequence[Difference]) -> list[str]:
+    if not own:
+        return []
+    verdicts = [d.verdict for d in own if d.column is not AVERAGE]
+    counts = [str(verdicts.count(verdict)) for verdict in VERDICTS]
+    average = next((d for d in own if d.column is AVERAGE), None)
+    if average is None:
+        return [line.label, "–", "–", "–", "–", *counts]
+    interval = f"[{signed(average.low, 2)}, {signed(average.high, 2)}]"
+    shown = [signed(average.difference, 2), interval, average.verdict, f"{average.smallest:.2f}"]
+    return [line.label, *shown, *counts]
 
 
 def cost_sheet(table: Table) -> Sheet:

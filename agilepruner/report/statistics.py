@@ -1,132 +1,366 @@
-"""Is one strategy better than another, or is it chance? Paired, image-clustered bootstrap.
+"""Is one strategy better than another, are they equivalent, or can this n not tell?
 
-Two lines answer the same documents, so their scores are compared document by document; documents
-of one image stand or fall together, so images are drawn, not documents. Every line of a benchmark
-is resampled with the same draws. A 95 % interval that contains zero is called a tie.
+Every comparison is of the numbers in the table: a benchmark's own aggregate (an accuracy, an F1,
+points over subtasks, hallucinated mentions of all mentions) and the relative Average of them. Two
+lines answer the same documents, so they are compared document by document; documents of one image
+stand or fall together, so images are left out, not documents: the standard error is that of the
+delete-one-image jackknife (Efron and Stein, Annals of Statistics 9, 1981), with t quantiles.
 
-Scores are per unit (a document, a pair, a question with its rotations) and higher is better, for
-hallucination too (1: no hallucinated object). Where a benchmark prints an F1 or points, their mean
-is an accuracy, and the average built on them differs slightly from the printed one. Intervals are
-not corrected for the number of comparisons.
+The jackknife sees no doubt where two lines disagree on nearly nothing, so the variance of three
+units (documents) is added: with no disagreement on n documents a difference of about 3 / n stays
+possible, as by the rule of three. That constant is our choice; ``scripts/calibrate_verdicts.py``
+measures what it gives.
 """
 
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite, nan, sqrt
+from statistics import variance
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
-from agilepruner.report.lines import AVERAGE, Group, Line, Table
-from agilepruner.report.sheets import Sheet, signed
+from agilepruner.report.lines import AVERAGE, VANILLA, Aggregate, Column, Group, Line, Table
 from agilepruner.runner.rows import Row
 
-DRAWS = 2000
-SEED = 0
-INTERVAL = (2.5, 97.5)  # percentiles of the draws: 95 %
+LEVEL = 0.05  # of every test; intervals are of 95 %
+POWER = 0.8  # with which the smallest difference that n could have shown is shown
+DOUBT = 3.0  # units of variance added to each difference
+BEST = "best"  # as a reference: the highest Average of each budget
+REFERENCE = "agilepruner"  # the default, where it is in the table; else vanilla
+VERDICTS = ("better", "worse", "equivalent", "cannot tell")
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Differences that do not matter.
+
+    Attributes:
+        average: points of the relative Average. benchmark: percent of a benchmark's scale.
+    """
+
+    average: float = 1.0
+    benchmark: float = 2.0
+
+
+MARGINS = Margins()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference with its standard error and degrees of freedom."""
+
+    point: float
+    error: float
+    freedom: float
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """The two-sided interval of 1 - ``level``."""
+        half = self.error * float(stdtrit(self.freedom, 1 - level / 2))
+        return self.point - half, self.point + half
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of no difference."""
+        return float(2 * stdtr(self.freedom, -abs(self.point) / self.error))
+
+    def p_equivalent(self, margin: float) -> float:
+        """p-value of a difference of ``margin`` or more (two one-sided tests)."""
+        return float(stdtr(self.freedom, (abs(self.point) - margin) / self.error))
+
+    def smallest(self, level: float = LEVEL) -> float:
+        """The smallest true difference that is shown with ``POWER`` at ``level``."""
+        quantiles = stdtrit(self.freedom, 1 - level / 2) + stdtrit(self.freedom, POWER)
+        return self.error * float(quantiles)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A line minus the best line of its budget, on one benchmark or the average.
+    """A line minus the reference, in one column.
 
     Attributes:
-        benchmark: config name, or ``average`` for the relative average.
-        difference, low, high: points (scores x ``Row.unit_points``) or points of the relative
-            average.
-        verdict: ``better``, ``worse`` or ``tie``.
-        units: scores compared. images: clusters drawn.
+        column: of the table, or ``AVERAGE``.
+        difference, low, high: in units of the column; 95 %, not corrected.
+        p: of no difference, after Holm's correction over the table's comparisons of its kind (the
+            Average's, or the benchmarks').
+        verdict: one of ``VERDICTS``, of the line.
+        margin: within which lines are equivalent, in units of the column.
+        smallest: the smallest true difference that this n shows with 80 % power.
+        units: scores compared. images: clusters left out one by one.
     """
 
     table: Table
     group: Group
     line: Line
-    best: Line
-    benchmark: str
+    reference: Line
+    column: Column
     difference: float
     low: float
     high: float
+    p: float
     verdict: str
+    margin: float
+    smallest: float
     units: int
     images: int
 
 
 @dataclass(frozen=True)
-class Resampled:
-    """Mean scores of every line of a benchmark, as measured and for each draw of its images.
+class Analysis:
+    """What a table's differences are.
 
     Attributes:
-        lines: position of each line (by ``id``) in the arrays.
-        means: (L,) as measured. draws: (D, L).
+        reference: config name of the strategy that lines are held against, or ``best``.
+        differences: in the order of groups, lines and columns; the Average last.
+        leaders: (budget's group, column) -> the line that is better than the next one.
     """
 
-    lines: dict[int, int]
-    means: np.ndarray
-    draws: np.ndarray
-    units: int
-    images: int
+    reference: str
+    margins: Margins
+    differences: list[Difference]
+    leaders: dict[tuple[int, Column], Line]
 
 
-def resample(
-    scores: np.ndarray, clusters: Sequence[str], seed: int = SEED, draws: int = DRAWS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean scores under resampling of whole clusters, the same draws for every line.
+@dataclass(frozen=True)
+class LeftOut:
+    """A column's number of one line, whole and without each image.
+
+    Attributes:
+        whole: the printed number. without: (C,) the number without image c.
+        weight: what its sums are divided by: units, or the denominator of a ratio.
+        between: variance of the mean over seeds; 0 with one seed.
+    """
+
+    whole: float
+    without: np.ndarray
+    weight: float
+    between: float = 0.0
+
+
+def combine(rule: Aggregate, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """An aggregate from sums over units.
 
     Args:
-        scores: (L, N) scores of L lines on the same N units.
-        clusters: (N,) the image of each unit.
-        seed: of the generator.
-        draws: D, how often.
+        rule: which one.
+        sums: (..., S, P) sums of the P parts in each of S strata.
+        counts: (..., S) units in each stratum.
 
     Returns:
-        The (L,) means as measured and the (D, L) means of the draws.
+        (...) numbers in units of the column; NaN where nothing is there to divide by.
     """
-    names, members = np.unique(np.asarray(clusters), return_inverse=True)
-    count = len(names)
-    sizes = np.bincount(members, minlength=count).astype(float)  # (C,)
-    sums = np.stack([np.bincount(members, weights=own, minlength=count) for own in scores], axis=1)
-    generator = np.random.default_rng(seed)
-    means = np.empty((draws, len(scores)))
-    for draw in range(draws):
-        weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(float)
-        means[draw] = weights @ sums / (weights @ sizes)
-    return scores.mean(axis=1), means
+    if rule.strata is None:
+        sums, counts = sums.sum(axis=-2, keepdims=True), counts.sum(axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if rule.of == "mean":
+            values = sums[..., 0] / counts
+        elif rule.of == "ratio":
+            values = sums[..., 0] / sums[..., 1]
+        else:  # F1 of true positives, false positives, false negatives; 0 without any, as scored
+            right = 2 * sums[..., 0]
+            values = np.where(right > 0, right / (right + sums[..., 1] + sums[..., 2]), 0.0)
+            values = np.where(counts > 0, values, nan)
+    return rule.points * (values.sum(axis=-1) if rule.strata == "sum" else values.mean(axis=-1))
 
 
-def paired_interval(
-    first: Row, second: Row, seed: int = SEED, draws: int = DRAWS
-) -> tuple[float, float, float]:
-    """Difference of two rows' mean scores (first minus second) and its 95 % interval.
+def leave_one_out(
+    rule: Aggregate, parts: np.ndarray, members: np.ndarray, strata: np.ndarray
+) -> LeftOut:
+    """An aggregate, whole and without each cluster.
 
-    Raises:
-        ValueError: the rows have no scores on the same units.
+    Args:
+        rule: which aggregate.
+        parts: (P, U) what it is made of, per unit.
+        members: (U,) index of each unit's cluster.
+        strata: (U,) index of each unit's stratum.
     """
-    if first.scores is None or second.scores is None or first.clusters is None:
-        raise ValueError(f"cells {first.id} and {second.id} have no scores per document")
-    if first.clusters != second.clusters:
-        raise ValueError(f"cells {first.id} and {second.id} answered different documents")
-    scores = np.array([first.scores, second.scores])
-    means, drawn = resample(scores, first.clusters, seed, draws)
-    low, high = np.percentile(drawn[:, 0] - drawn[:, 1], INTERVAL)
-    return float(means[0] - means[1]), float(low), float(high)
+    c, s = int(members.max()) + 1, int(strata.max()) + 1
+    place = members * s + strata
+    sums = np.stack(
+        [np.bincount(place, weights=part, minlength=c * s).reshape(c, s) for part in parts], axis=-1
+    )  # (C, S, P)
+    counts = np.bincount(place, minlength=c * s).reshape(c, s)
+    whole, number = sums.sum(axis=0), counts.sum(axis=0)
+    return LeftOut(
+        float(combine(rule, whole, number)),
+        combine(rule, whole - sums, number - counts),
+        float(whole[:, 1].sum() if rule.of == "ratio" else number.sum()),
+    )
 
 
-def differences(table: Table) -> list[Difference]:
-    """Every line against the best of its budget (highest Average), per benchmark and on average."""
-    sampled = {}
-    for name in dict.fromkeys(column.benchmark for column in table.columns):
-        sample = _sample(table, name)
-        if sample is not None:
-            sampled[name] = sample
-    averaged = [c.benchmark for c in table.averaged]
-    found: list[Difference] = []
-    for group in table.groups:
-        best = best_line(table, group)
-        if best is None:
-            continue
-        for line in group.lines:
-            if line is not best:
-                found += _against(table, group, line, best, sampled, averaged)
+def jackknife(without: np.ndarray) -> float:
+    """Variance of a statistic from its (C,) values without each cluster."""
+    count = len(without)
+    return float((count - 1) / count * ((without - without.mean()) ** 2).sum())
+
+
+def paired(first: LeftOut, second: LeftOut, scale: float) -> Estimate:
+    """First minus second.
+
+    Args:
+        first: a number without each cluster.
+        second: another one, on the same clusters.
+        scale: the maximum of the number; over the weight, what one unit can move it by.
+    """
+    images = len(first.without)
+    variance_ = (
+        jackknife(first.without - second.without)
+        + DOUBT * (scale / min(first.weight, second.weight)) ** 2
+    )
+    variance_ += first.between + second.between
+    return Estimate(first.whole - second.whole, sqrt(variance_), max(images - 1, 1))
+
+
+def average_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, with Welch and Satterthwaite's degrees of freedom."""
+    count = len(estimates)
+    total = sum(e.error**2 for e in estimates)
+    freedom = total**2 / sum(e.error**4 / e.freedom for e in estimates)
+    return Estimate(sum(e.point for e in estimates) / count, sqrt(total) / count, freedom)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are (Holm, Scandinavian Journal of Statistics 1979)."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    corrected, highest = [1.0] * len(values), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+class Samples:
+    """Every line of a table on every column, whole and without each image."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.size: dict[str, tuple[int, int]] = {}  # benchmark -> units, images
+        self._found: dict[tuple[Column, int], LeftOut] = {}
+        for benchmark in table.shown:
+            self._read(benchmark)
+
+    def _read(self, benchmark: str) -> None:
+        """All lines that answered the units which the first line answered."""
+        clusters: list[str] | None = None
+        columns = [c for c in self.table.columns if c.benchmark == benchmark]
+        for line in self.table.lines:
+            rows = line.rows.get(benchmark, [])
+            if not rows or any(row.status != "done" or not row.clusters for row in rows):
+                continue
+            if clusters is None:
+                clusters = rows[0].clusters
+                _, members = np.unique(np.asarray(clusters), return_inverse=True)
+                self.size[benchmark] = len(members), int(members.max()) + 1
+            if all(row.clusters == clusters for row in rows):
+                for column in columns:
+                    found = [_left_out(column, row, members) for row in rows]
+                    if all(one is not None for one in found):
+                        self._found[column, id(line)] = _mean_of_seeds(found)  # type: ignore[arg-type]
+
+    def scale(self, column: Column) -> float:
+        """The maximum of a column's benchmark."""
+        return self.table.shown[column.benchmark].scale
+
+    def estimate(self, line: Line, other: Line, column: Column) -> Estimate | None:
+        """Line minus other; None where their documents or numbers do not allow it."""
+        if column is AVERAGE:
+            return self._average(line, other)
+        first, second = (self._found.get((column, id(one))) for one in (line, other))
+        if first is None or second is None:
+            return None
+        return _if_finite(paired(first, second, self.scale(column)))
+
+    def _average(self, line: Line, other: Line) -> Estimate | None:
+        """Difference of the printed Averages: vanilla's own chance is part of it."""
+        parts = []
+        for column in self.table.averaged:
+            keys = [(column, id(one)) for one in (line, other, self.table.vanilla)]
+            if any(key not in self._found for key in keys):
+                return None
+            own, their, base = (self._found[key] for key in keys)
+            if not base.whole:
+                return None
+            shares = [
+                LeftOut(
+                    100 * one.whole / base.whole,
+                    100 * one.without / base.without,
+                    one.weight,
+                    one.between * (100 / base.whole) ** 2,
+                )
+                for one in (own, their)
+            ]
+            parts.append(paired(shares[0], shares[1], 100 * self.scale(column) / base.whole))
+        return _if_finite(average_of(parts)) if parts else None
+
+    def counts(self, column: Column) -> tuple[int, int]:
+        """Units and images behind a column."""
+        names = [c.benchmark for c in self.table.averaged] if column is AVERAGE else []
+        sizes = [self.size[name] for name in names or [column.benchmark]]
+        return sum(units for units, _ in sizes), sum(images for _, images in sizes)
+
+
+def _if_finite(estimate: Estimate) -> Estimate | None:
+    return estimate if isfinite(estimate.error) and isfinite(estimate.point) else None
+
+
+def _left_out(column: Column, row: Row, members: np.ndarray) -> LeftOut | None:
+    """A row's number without each image; None unless its parts give the number it prints."""
+    own = {"score": row.scores} | row.parts
+    parts = [own.get(name) for name in column.aggregate.parts]
+    if any(part is None or len(part) != len(members) for part in parts):
+        return None
+    strata = np.zeros_like(members)
+    if column.aggregate.strata is not None:
+        if row.strata is None:
+            return None
+        _, strata = np.unique(np.asarray(row.strata), return_inverse=True)
+    found = leave_one_out(column.aggregate, np.array(parts, dtype=float), members, strata)
+    printed = column.value(row)
+    if printed is None or abs(found.whole - printed) > 1e-6 * max(1.0, abs(printed)):
+        return None
     return found
+
+
+def _mean_of_seeds(found: Sequence[LeftOut]) -> LeftOut:
+    if len(found) == 1:
+        return found[0]
+    whole = [one.whole for one in found]
+    without = np.mean([one.without for one in found], axis=0)
+    weight = min(one.weight for one in found)
+    return LeftOut(sum(whole) / len(whole), without, weight, variance(whole) / len(whole))
+
+
+def analyse(table: Table, reference: str | None = None, margins: Margins = MARGINS) -> Analysis:
+    """Every line against the reference of its budget, per column and on average.
+
+    Args:
+        table: one model, suite and protocol.
+        reference: config name of a strategy, or ``best``; None: AgilePruner where it is in the
+            table, else vanilla. Budgets without it fall back to vanilla.
+        margins: within which lines are equivalent.
+    """
+    samples = Samples(table)
+    names = {line.strategy for line in table.lines}
+    if reference is None:
+        reference = REFERENCE if REFERENCE in names else VANILLA
+    pairs: list[tuple[Difference, Estimate]] = []
+    for group in table.groups:
+        against = _reference(table, group, reference)
+        for line in group.lines:
+            if against is not None and line is not against and line is not table.vanilla:
+                pairs += _against(samples, group, line, against, margins)
+    judged: dict[int, Difference] = {}
+    for kind in (True, False):  # the Averages, then the benchmarks: a family each
+        chosen = [i for i, (d, _) in enumerate(pairs) if (d.column is AVERAGE) is kind]
+        judged |= dict(zip(chosen, _judge([pairs[i] for i in chosen])))
+    found = [judged[i] for i in range(len(pairs))]
+    return Analysis(reference, margins, found, _leaders(samples))
+
+
+def _reference(table: Table, group: Group, name: str) -> Line | None:
+    """The line of a group that the others are held against."""
+    if name == BEST:
+        return best_line(table, group)
+    return next((line for line in group.lines if line.strategy == name), table.vanilla)
 
 
 def best_line(table: Table, group: Group) -> Line | None:
@@ -138,119 +372,57 @@ def best_line(table: Table, group: Group) -> Line | None:
     return max(known, key=lambda line: averages[id(line)] or 0.0)
 
 
-def _sample(table: Table, benchmark: str) -> Resampled | None:
-    """Resample all lines that answered the units most lines answered."""
-    scores: list[np.ndarray] = []
-    clusters: list[str] | None = None
-    lines: dict[int, int] = {}
-    for line in table.lines:
-        own = _scores(line.rows.get(benchmark, []))
-        if own is None or (clusters is not None and own[1] != clusters):
-            continue
-        clusters = own[1]
-        lines[id(line)] = len(scores)
-        scores.append(own[0])
-    if clusters is None or not clusters:
-        return None
-    points = np.stack(scores) * table.shown[benchmark].unit_points
-    means, draws = resample(points, clusters, zlib.crc32(f"{SEED} {benchmark}".encode()))
-    return Resampled(lines, means, draws, len(clusters), len(set(clusters)))
-
-
-def _scores(rows: Iterable[Row]) -> tuple[np.ndarray, list[str]] | None:
-    """Scores per unit, mean over seeds, and their images; None without them."""
-    known = [
-        (row.scores, row.clusters)
-        for row in rows
-        if row.status == "done" and row.scores and row.clusters
-    ]
-    if not known or any(clusters != known[0][1] for _, clusters in known):
-        return None
-    return np.mean([scores for scores, _ in known], axis=0), known[0][1]
-
-
 def _against(
-    table: Table,
-    group: Group,
-    line: Line,
-    best: Line,
-    sampled: dict[str, Resampled],
-    averaged: Sequence[str],
-) -> list[Difference]:
-    found = []
-    for benchmark, sample in sampled.items():
-        if id(line) in sample.lines and id(best) in sample.lines:
-            own, other = sample.lines[id(line)], sample.lines[id(best)]
-            point = sample.means[own] - sample.means[other]
-            drawn = sample.draws[:, own] - sample.draws[:, other]
-            size = (sample.units, sample.images)
-            found.append(_difference(table, group, line, best, benchmark, point, drawn, *size))
-    samples = [sampled[name] for name in averaged if name in sampled]
-    needed = {id(line), id(best), id(table.vanilla)}
-    if samples and len(samples) == len(averaged) and all(needed <= set(s.lines) for s in samples):
-        plain = id(table.vanilla)
-        point = np.mean([_ratio(s, s.means[None], line, best, plain) for s in samples])
-        drawn = np.mean([_ratio(s, s.draws, line, best, plain) for s in samples], axis=0)
-        size = (sum(s.units for s in samples), sum(s.images for s in samples))
-        found.append(_difference(table, group, line, best, AVERAGE.benchmark, point, drawn, *size))
-    return found
+    samples: Samples, group: Group, line: Line, reference: Line, margins: Margins
+) -> Iterable[tuple[Difference, Estimate]]:
+    """The differences of one line, without their corrections and verdicts."""
+    table = samples.table
+    for column in [*table.columns, AVERAGE]:
+        estimate = samples.estimate(line, reference, column) if column.better else None
+        if estimate is None:
+            continue
+        if column is AVERAGE:
+            margin = margins.average
+        else:
+            margin = margins.benchmark / 100 * samples.scale(column)
+        numbers = (estimate.point, *estimate.interval(), estimate.p)
+        known = (margin, estimate.smallest(), *samples.counts(column))
+        yield Difference(table, group, line, reference, column, *numbers, "", *known), estimate
 
 
-def _ratio(sample: Resampled, means: np.ndarray, line: Line, best: Line, plain: int) -> np.ndarray:
-    """Percent of vanilla, line minus best, for each draw; NaN where vanilla's mean is 0."""
-    own, other, base = (sample.lines[key] for key in (id(line), id(best), plain))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = 100 * (means[:, own] - means[:, other]) / means[:, base]
-    return np.where(means[:, base] == 0, np.nan, ratio)
+def _judge(pairs: Sequence[tuple[Difference, Estimate]]) -> list[Difference]:
+    """Verdicts of one family of comparisons: no wrong word in 95 of 100 tables."""
+    different = holm([estimate.p for _, estimate in pairs])
+    alike = holm([estimate.p_equivalent(d.margin) for d, estimate in pairs])
+    judged = []
+    for (d, estimate), p, p_alike in zip(pairs, different, alike):
+        if p < LEVEL:
+            verdict = "better" if d.difference * d.column.better > 0 else "worse"
+        else:
+            verdict = "equivalent" if p_alike < LEVEL else "cannot tell"
+        smallest = estimate.smallest(LEVEL / len(pairs))
+        judged.append(replace(d, p=p, verdict=verdict, smallest=smallest))
+    return judged
 
 
-def _difference(
-    table: Table,
-    group: Group,
-    line: Line,
-    best: Line,
-    benchmark: str,
-    point: float,
-    drawn: np.ndarray,
-    units: int,
-    images: int,
-) -> Difference:
-    low, high = (float(p) for p in np.nanpercentile(drawn, INTERVAL))
-    verdict = "better" if low > 0 else "worse" if high < 0 else "tie"
-    numbers = (float(point), low, high, verdict, units, images)
-    return Difference(table, group, line, best, benchmark, *numbers)
-
-
-def difference_sheet(table: Table, found: Sequence[Difference]) -> Sheet | None:
-    """Differences of the Average to the best strategy per budget, and how many benchmarks agree."""
-    sections = []
-    for group in table.groups:
-        own = [d for d in found if d.group is group]
-        lines = [_difference_texts(line, own, table) for line in group.lines]
-        lines = [line for line in lines if line]
-        if lines:
-            sections.append((f"{group.heading}: best is {own[0].best.label}", lines))
-    if not sections:
-        return None
-    head = ["Strategy", "Average", "95 % interval", "verdict", "worse on", "tie on", "better on"]
-    notes = [
-        f"95 % intervals: paired bootstrap over images ({DRAWS} draws), not corrected for the "
-        "number of comparisons; tie: the interval contains zero. Computed from scores per "
-        "document (accuracy where the column prints an F1 or points), so the difference is not "
-        "exactly that of the printed averages. Per benchmark: differences.csv.",
-    ]
-    title = f"{table.name}: differences to the best strategy per budget"
-    return Sheet(title, head, sections, notes)
-
-
-def _difference_texts(line: Line, own: Sequence[Difference], table: Table) -> list[str]:
-    mine = {d.benchmark: d for d in own if d.line is line}
-    if not mine:
-        return []
-    average = mine.get(AVERAGE.benchmark)
-    verdicts = [mine[c.benchmark].verdict for c in table.averaged if c.benchmark in mine]
-    counts = [str(verdicts.count(verdict)) for verdict in ("worse", "tie", "better")]
-    if average is None:
-        return [line.label, "–", "–", "–", *counts]
-    interval = f"[{signed(average.low, 2)}, {signed(average.high, 2)}]"
-    return [line.label, signed(average.difference, 2), interval, average.verdict, *counts]
+def _leaders(samples: Samples) -> dict[tuple[int, Column], Line]:
+    """The lines that are better than the next one of their budget, not just larger."""
+    table = samples.table
+    candidates: list[tuple[int, Column, Line]] = []
+    values: list[float] = []
+    for g, group in enumerate(table.groups):
+        for column in [c for c in [*table.columns, AVERAGE] if c.better]:
+            ranked = sorted(
+                (line for line in group.lines if table.cell(line, column).value is not None),
+                key=lambda line: -column.better * (table.cell(line, column).value or 0.0),
+            )
+            if len(ranked) < 2:
+                continue
+            first, second = (table.cell(line, column).text(column.digits) for line in ranked[:2])
+            estimate = samples.estimate(ranked[0], ranked[1], column)
+            if estimate is not None and first != second:
+                candidates.append((g, column, ranked[0]))
+                values.append(estimate.p)
+    return {
+        (g, column): line for (g, column, line), p in zip(candidates, holm(values)) if p < LEVEL
+    }

@@ -20,11 +20,12 @@ from agilepruner.report.sheets import (
     Sheet,
     comparison_sheet,
     cost_sheet,
+    difference_sheet,
     main_sheet,
     render_markdown,
     render_text,
 )
-from agilepruner.report.statistics import Difference, difference_sheet, differences
+from agilepruner.report.statistics import MARGINS, Analysis, Margins, analyse
 from agilepruner.runner.rows import Row, drop_temporaries, write_atomically
 
 KEPT = ("min", "mean", "max", "layer_mean")
@@ -53,7 +54,8 @@ CELL_COLUMNS = (
 )
 DIFFERENCE_COLUMNS = (
     *("model", "protocol", "suite", "budget", "benchmark", "strategy", "label"),
-    *("best", "best_label", "difference", "low", "high", "verdict", "units", "images"),
+    *("column", "reference", "reference_label", "difference", "low", "high", "p_holm", "verdict"),
+    *("margin", "could_show", "units", "images"),
 )
 METRIC_COLUMNS = (
     *IDENTITY,
@@ -84,16 +86,27 @@ class Report:
             write_atomically(directory / name, content)
 
 
-def make_report(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -> Report:
+def make_report(
+    rows: Iterable[Row],
+    name: str,
+    kinds: Kinds | None = None,
+    reference: str | None = None,
+    margins: Margins = MARGINS,
+) -> Report:
     """Every file of the report, and the text for the terminal.
 
     Args:
         rows: finished and failed cells, in any order.
         name: title of the report.
         kinds: (benchmark, document index) -> kind of image, see ``kinds.kinds_of``.
+        reference: strategy that the others are held against, or ``best``; see ``analyse``.
+        margins: within which lines are equivalent.
+
+    Raises:
+        UserError: no row is of that strategy.
     """
     tables = build_tables(list(rows))
-    compared = [difference for table in tables for difference in differences(table)]
+    compared = [analyse(table, reference, margins) for table in tables]
     files = {
         "table.md": markdown(tables, compared, name, kinds or {}),
         "cells.csv": cells_csv(tables),
@@ -104,41 +117,33 @@ def make_report(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -> R
     return Report(text(tables, compared, name), files)
 
 
-def write_report(
-    rows: Iterable[Row], directory: Path, name: str, kinds: Kinds | None = None
-) -> str:
-    """Make and write a report; its text."""
-    report = make_report(rows, name, kinds)
+def write_report(rows: Iterable[Row], directory: Path, name: str, **settings: Any) -> str:
+    """Make and write a report (settings: see ``make_report``); its text."""
+    report = make_report(rows, name, **settings)
     report.write(directory)
     return report.text
 
 
-def text(tables: Sequence[Table], compared: Sequence[Difference], name: str) -> str:
+def text(tables: Sequence[Table], compared: Sequence[Analysis], name: str) -> str:
     """The report for the terminal: results, differences, published numbers."""
     if not tables:
         return f"{name}: no rows yet\n"
     parts = []
-    for table in tables:
-        sheets = [main_sheet(table, inline_spread=False), *_sheets(table, compared)]
+    for table, analysis in zip(tables, compared):
+        sheets = [main_sheet(table, False, analysis), *_sheets(table, analysis)]
         parts += [render_text(sheet) for sheet in sheets if sheet]
     return "\n".join([f"{name}\n", *parts])
 
 
-def _sheets(table: Table, compared: Sequence[Difference]) -> list[Sheet | None]:
-    return [difference_sheet(table, _of(table, compared)), comparison_sheet(table)]
+def _sheets(table: Table, analysis: Analysis) -> list[Sheet | None]:
+    return [difference_sheet(table, analysis), comparison_sheet(table)]
 
 
-def _of(table: Table, compared: Sequence[Difference]) -> list[Difference]:
-    return [difference for difference in compared if difference.table is table]
-
-
-def markdown(
-    tables: Sequence[Table], compared: Sequence[Difference], name: str, kinds: Kinds
-) -> str:
+def markdown(tables: Sequence[Table], compared: Sequence[Analysis], name: str, kinds: Kinds) -> str:
     """The report as Markdown: results, differences, published numbers, kinds of image, cost."""
     parts = [f"# {name}\n"]
-    for table in tables:
-        sheets = [main_sheet(table, inline_spread=True), *_sheets(table, compared)]
+    for table, analysis in zip(tables, compared):
+        sheets = [main_sheet(table, True, analysis), *_sheets(table, analysis)]
         sheets += [kinds_sheet(table, scores_by_kind(table, kinds)), cost_sheet(table)]
         parts += [render_markdown(sheet) for sheet in sheets if sheet]
     return "\n".join(parts) if tables else f"# {name}\n\nNo rows yet.\n"
@@ -237,26 +242,31 @@ def metrics_csv(tables: Sequence[Table]) -> str:
     return _csv(METRIC_COLUMNS, records)
 
 
-def differences_csv(compared: Sequence[Difference]) -> str:
-    """One line per strategy, budget and benchmark: the difference to the best, with interval."""
+def differences_csv(compared: Sequence[Analysis]) -> str:
+    """One line per strategy, budget and column: the difference to the reference, judged."""
     records = [
         {
             "model": d.table.model,
             "protocol": d.table.protocol,
             "suite": d.table.suite,
             "budget": d.group.budget,
-            "benchmark": d.benchmark,
+            "benchmark": d.column.benchmark,
+            "column": d.column.title,
             "strategy": d.line.strategy,
             "label": d.line.label,
-            "best": d.best.strategy,
-            "best_label": d.best.label,
+            "reference": d.reference.strategy,
+            "reference_label": d.reference.label,
             "difference": d.difference,
             "low": d.low,
             "high": d.high,
+            "p_holm": d.p,
             "verdict": d.verdict,
+            "margin": d.margin,
+            "could_show": d.smallest,
             "units": d.units,
             "images": d.images,
         }
-        for d in compared
+        for analysis in compared
+        for d in analysis.differences
     ]
     return _csv(DIFFERENCE_COLUMNS, records)

@@ -23,7 +23,10 @@ from agilepruner.strategies.base import Strategy
 log = logging.getLogger(__name__)
 
 # Parts of a protocol that say how answers are scored or shown, and change none of them.
-SCORING = ("headline", "unit_score", "units", "parts", "aggregations", "process_results", *SHOWN)
+SCORING = (
+    *("headline", "unit_score", "unit_parts", "stratum", "aggregations", "process_results"),
+    *SHOWN,
+)
 # Where an answer is made, besides the adapter, strategy and prompt that the config names.
 ANSWERING = ("agilepruner.runner.answer", "evals.tasks")
 SCORERS = ("agilepruner.runner.score", "evals.scoring")

@@ -13,21 +13,21 @@ from agilepruner.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
-ROW_VERSION = 3
+ROW_VERSION = 4
 
 # What a benchmark's config says of how it is shown, and a row carries; None: must be given.
 SHOWN: dict[str, Any] = {
     "order": None,
     "columns": None,
-    "unit_points": None,
     "published": None,
     "split": "",
     "published_split": "",
     "about": "",
     "charts": {},
 }
-COLUMN_KEYS = ("title", "metric", "log", "digits", "better", "average")
+COLUMN_KEYS = ("title", "metric", "log", "digits", "better", "average", "aggregate")
 BETTER = ("higher", "lower", "neither")
+AGGREGATES = ("mean", "ratio", "f1")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Row:
         higher_is_better: direction of the headline metric.
         order: place of the benchmark among the columns of a table.
         columns: what the table shows of it, see ``describe``.
-        unit_points: points that a score of 1.0 in ``scores`` stands for.
         published: published metric -> keys of ``metrics`` that add up to it (None: ``value``).
         split, published_split: which documents these are, and those of the published column where
             they are others; empty where there is nothing to tell apart.
@@ -66,6 +65,8 @@ class Row:
         complexity: mean erank_input, erank_kept, entropy (None where not computable).
         seconds: encode, select, generate, score.
         scores: per-document headline scores in document order (None where the metric has none).
+        parts: what the columns' aggregates need beside the scores, name -> a number per unit.
+        strata: the stratum of each unit where a column is a mean or sum over strata.
         clusters: per-document image id, the unit of paired confidence intervals.
         documents: index of the (first) document that each score stands for (None: 0, 1, 2, ...).
         kinds: kind of image (simple, complex, ...) of each of these; None: the suite does not say.
@@ -92,7 +93,6 @@ class Row:
     scale: float
     order: int
     columns: list[dict[str, Any]]
-    unit_points: float
     published: dict[str, list[str] | None]
     split: str = ""
     published_split: str = ""
@@ -112,6 +112,8 @@ class Row:
     complexity: dict[str, float | None] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     scores: list[float] | None = None
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    strata: list[str] | None = None
     clusters: list[str] | None = None
     documents: list[int] | None = None
     kinds: list[str] | None = None
@@ -126,8 +128,10 @@ def describe(benchmark: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     """The fields of a row that say how its benchmark is shown, from the benchmark's config.
 
     A column has a ``title``, the ``metric`` it prints (None: the headline value), the name it is
-    logged under, ``digits``, ``better`` (higher, lower or neither) and whether it is part of the
-    ``average``. A protocol's part of the config may say any of ``SHOWN`` differently.
+    logged under, ``digits``, ``better`` (higher, lower or neither), whether it is part of the
+    ``average``, and the ``aggregate`` that its number is: mean, ratio or f1 ``of`` named parts per
+    unit, times ``points``, by ``strata`` if given (mean or sum over them). A protocol's part of the
+    config may say any of ``SHOWN`` differently.
 
     Raises:
         UserError: something is missing or not one of the possible values.
@@ -145,6 +149,8 @@ def describe(benchmark: Mapping[str, Any], protocol: str) -> dict[str, Any]:
             )
         if column["better"] not in BETTER:
             raise unknown("value of 'better'", column["better"], BETTER)
+        if column["aggregate"]["of"] not in AGGREGATES:
+            raise unknown("aggregate", column["aggregate"]["of"], AGGREGATES)
     return {key: said.get(key, default) for key, default in SHOWN.items()}
 
 

@@ -163,6 +163,8 @@ def _scored(
         "higher_is_better": scores.higher_is_better,
         "metrics": scores.metrics,
         "scores": scores.units,
+        "parts": scores.parts,
+        "strata": scores.strata,
         "clusters": scores.clusters,
         "documents": scores.documents,
         "kinds": [kind.get(doc, "") for doc in scores.documents] if kind else None,
