@@ -341,8 +341,8 @@ def _check_checkpoint(path: str, key: str) -> None:
             raise UserError(f"model.load.{key}={path} has no config.json: it is no checkpoint.")
     elif directory.is_absolute() or path.startswith("."):
         raise UserError(
-            f"The directory {path} does not exist. Set model.load.{key}=... to one that does, or to "
-            "a hub name."
+            f"The directory {path} does not exist. Set model.load.{key}=... to one that does, or "
+            "to a hub name."
         )
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
         raise UserError(

@@ -252,6 +252,13 @@ def test_same_rows_in_any_order_give_the_same_bytes(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+def test_a_reference_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="Did you mean 'divprune'"):
+        write_report(made.rows(), tmp_path, "Table", reference="divprun")
+    text = write_report(made.rows(), tmp_path, "Table", reference="random")
+    assert "minus Random" in text
+
+
 def test_no_rows_is_a_report_too(tmp_path):
     assert "no rows yet" in write_report([], tmp_path, "Table")
     assert "No rows yet." in (tmp_path / "table.md").read_text()

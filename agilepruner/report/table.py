@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agilepruner.errors import unknown
 from agilepruner.report import published
 from agilepruner.report.dashboard import page
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
@@ -117,9 +118,11 @@ def make_report(
     return Report(text(tables, compared, name), files)
 
 
-def write_report(rows: Iterable[Row], directory: Path, name: str, **settings: Any) -> str:
+def write_report(
+    rows: Iterable[Row], directory: Path, name: str, *settings: Any, **more: Any
+) -> str:
     """Make and write a report (settings: see ``make_report``); its text."""
-    report = make_report(rows, name, **settings)
+    report = make_report(rows, name, *settings, **more)
     report.write(directory)
     return report.text
 
