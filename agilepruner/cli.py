@@ -81,7 +81,8 @@ def _run(config: DictConfig) -> None:
         shown = outcome.rows
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             shown = _with_earlier(planned, outcome.rows)
-        problems += _report(shown, planned.directory, planned.config["name"])
+        reference = planned.config["reference"]
+        problems += _report(shown, planned.directory, planned.config["name"], reference)
         _log(planned, outcome.rows)
     failed = [row for row in outcome.rows if row.status != "done"]
     if failed:
@@ -95,13 +96,13 @@ def _run(config: DictConfig) -> None:
         raise NotFinished(" ".join(problems))
 
 
-def _report(rows: list[Any], directory: Path, name: str) -> list[str]:
+def _report(rows: list[Any], directory: Path, name: str, reference: str | None = None) -> list[str]:
     """Print and write a report; what could not be written."""
     from agilepruner.report.kinds import kinds_of
     from agilepruner.report.table import make_report
     from agilepruner.runner.claims import Claims
 
-    report = make_report(rows, name, kinds_of(rows))
+    report = make_report(rows, name, kinds_of(rows), reference)
     _show(report.text)
     try:
         with Claims(directory) as claims:
@@ -158,14 +159,16 @@ def _show(text: str) -> None:
 
 
 def _from_disk(command: str, words: list[str]) -> int:
-    """``agilepruner score NAME...`` and ``agilepruner report NAME... [results=DIR]``."""
+    """``agilepruner score NAME...`` and ``report NAME...``, with ``results=``, ``reference=``."""
     from agilepruner.runner.run import rescore, rows_in
 
     names = [word for word in words if "=" not in word]
     settings = dict(word.split("=", 1) for word in words if "=" in word)
-    root = Path(settings.pop("results", "results"))
+    root, reference = Path(settings.pop("results", "results")), settings.pop("reference", None)
     if not names or settings:
-        raise UserError(f"agilepruner {command} NAME... [results=DIR]: names of earlier runs.")
+        raise UserError(
+            f"agilepruner {command} NAME... [results=DIR] [reference=STRATEGY]: names of runs."
+        )
     rows: list[Any] = []
     for name in names:
         directory = root / name
@@ -174,7 +177,7 @@ def _from_disk(command: str, words: list[str]) -> int:
             raise unknown("run", name, have) if have else UserError(f"{root} holds no runs.")
         rows += rescore(directory) if command == "score" else rows_in(directory)
     joined = "+".join(names)
-    problems = _report(rows, root / joined, joined)
+    problems = _report(rows, root / joined, joined, reference)
     if problems:
         _stop(" ".join(problems), 1)
     return 0

@@ -199,6 +199,7 @@ class Config(TypedDict):
     protocol: Literal["lmms", "paper"]
     limit: Annotated[Count | None, "first so many documents per benchmark; null: all"]
     vanilla: bool
+    reference: Line | None
     dry_run: bool
     name: Name
     results: Place

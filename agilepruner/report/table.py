@@ -26,7 +26,7 @@ from agilepruner.report.sheets import (
     render_markdown,
     render_text,
 )
-from agilepruner.report.statistics import MARGINS, Analysis, Margins, analyse
+from agilepruner.report.statistics import BEST, MARGINS, Analysis, Margins, analyse
 from agilepruner.runner.rows import Row, drop_temporaries, write_atomically
 
 KEPT = ("min", "mean", "max", "layer_mean")
@@ -106,7 +106,11 @@ def make_report(
     Raises:
         UserError: no row is of that strategy.
     """
-    tables = build_tables(list(rows))
+    known = list(rows)
+    names = {row.strategy for row in known} | {BEST}
+    if known and reference is not None and reference not in names:
+        raise unknown("reference", reference, names)
+    tables = build_tables(known)
     compared = [analyse(table, reference, margins) for table in tables]
     files = {
         "table.md": markdown(tables, compared, name, kinds or {}),
