@@ -1,0 +1,213 @@
+"""One bad thing costs one document: odd rows of a suite, and what they leave of the run."""
+
+import io
+
+import plans
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from agilepruner.places import ROOT
+from agilepruner.runner import answer as answering
+from agilepruner.runner.journal import Journal
+from agilepruner.strategies.attention.fastervlm import FasterVLM
+
+DATA = ROOT / "evals/suite/data"
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
+
+def rewrite(folder, name, change, count=5):
+    """A suite of the first documents of a benchmark, each row changed by ``change(i, row)``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pq.read_table(DATA / f"{name}.parquet").slice(0, count)
+    rows = [change(i, row) for i, row in enumerate(table.to_pylist())]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / f"{name}.parquet")
+    return [f"suite.directory={folder}", "suite=local"]
+
+
+def rows_of(tmp_path, *overrides):
+    found = plans.executed(plans.planned(f"results={tmp_path / 'results'}", *overrides))
+    return {(row.strategy, row.benchmark): row for row in found}
+
+
+def entries(tmp_path, pattern):
+    (folder,) = (tmp_path / "results/sweep/cells").glob(pattern)
+    return Journal(folder, folder.name.rpartition("-")[2]).refresh()
+
+
+def one(at, **changes):
+    """Change one row."""
+    return lambda i, row: {**row, **changes} if i == at else row
+
+
+def encoded(kind):
+    image, out = Image.new("RGB", (64, 64), (200, 30, 30)), io.BytesIO()
+    image.save(out, "JPEG")
+    content = out.getvalue()
+    return {
+        "garbage": b"no image at all",
+        "empty": b"",
+        "truncated": content[: len(content) // 2],
+        "none": None,
+    }[kind]
+
+
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("kind", ["garbage", "empty", "none"])
+def test_an_image_that_is_none_fails_its_document_and_no_other(tmp_path, kind, at):
+    odd = one(at, image={"bytes": encoded(kind), "path": None})
+    suite = rewrite(tmp_path / "suite", "vqav2", odd)
+    rewrite(tmp_path / "suite", "mme", lambda i, row: row, 4)
+    rows = rows_of(tmp_path, *suite, "benchmark=[vqav2,mme]", "strategy=[fastervlm]", "budget=[16]")
+    failed = rows["fastervlm", "vqav2"]
+    assert failed.status == "failed"
+    assert failed.failures == 1
+    assert f"1 of 5 documents failed; document {at}: image cannot be read: " in failed.error
+    assert rows["vanilla", "vqav2"].value is None
+    assert rows["fastervlm", "mme"].status == "done"
+    found = entries(tmp_path, "vqav2-fastervlm-*")
+    assert [doc for doc, entry in found.items() if entry.error] == [at]
+    assert len(found) == 5
+
+
+def test_a_truncated_image_is_answered_and_said_in_the_row(tmp_path):
+    odd = one(2, image={"bytes": encoded("truncated"), "path": None})
+    suite = rewrite(tmp_path / "suite", "vqav2", odd)
+    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]")["vanilla", "vqav2"]
+    assert row.status == "done"
+    assert row.notes == ["1 documents: truncated image, its missing part is grey"]
+
+
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("benchmark", ["vqav2", "pope", "mmbench_en"])
+def test_a_question_that_is_none_fails_its_document(tmp_path, benchmark, at):
+    suite = rewrite(tmp_path / "suite", benchmark, one(at, question=None))
+    row = rows_of(tmp_path, *suite, f"benchmark=[{benchmark}]")["vanilla", benchmark]
+    assert row.status == "failed"
+    assert f"document {at}: it has no question" in row.error
+
+
+@pytest.mark.parametrize("text", ["<image>", "</s>", "a <image> and </s> b <s><unk>", "<image><image>"])
+def test_a_documents_text_is_text_and_never_a_control_token(tmp_path, text, demo):
+    suite = rewrite(tmp_path / "suite", "vqav2", one(1, question=f"What does {text} mean?"))
+    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]")["vanilla", "vqav2"]
+    assert row.status == "done", row.error
+    ids = demo.tokenize(f"What does {text} mean?")
+    special = set(demo.tokenizer.all_special_ids)
+    plain = [i for i in ids if i not in special]
+    assert [i for i in ids if i in special] == [demo.tokenizer.bos_token_id, demo.image_token]
+    assert text in demo.tokenizer.decode(plain)
+
+
+def test_other_questions_are_tokenized_as_they_were(demo):
+    text = "What does it mean? 左边 <b> image s>"
+    whole = demo.prompt.replace("{question}", text)
+    assert demo.tokenize(text) == demo.tokenizer(whole)["input_ids"]
+
+
+def test_an_image_id_is_a_hint_and_the_content_decides(tmp_path):
+    plain = rewrite(tmp_path / "plain", "pope", lambda i, row: row, 30)
+    odd = rewrite(tmp_path / "odd", "pope", lambda i, row: {**row, "image_source": None}, 30)
+    expected = rows_of(tmp_path / "a", *plain, "benchmark=[pope]")["vanilla", "pope"]
+    found = rows_of(tmp_path / "b", *odd, "benchmark=[pope]")["vanilla", "pope"]
+    assert found.value == expected.value
+    assert found.clusters == expected.clusters
+    assert len(set(found.clusters)) == 5
+
+
+def test_a_benchmark_that_cannot_be_loaded_fails_its_cells_and_no_other(tmp_path):
+    suite = rewrite(tmp_path / "suite", "vqav2", lambda i, row: row)
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "suite/mme.parquet")
+    rows = rows_of(tmp_path, *suite, "benchmark=[mme,vqav2]")
+    assert rows["vanilla", "vqav2"].status == "done"
+    assert rows["vanilla", "mme"].status == "failed"
+    assert rows["vanilla", "mme"].error
+
+
+def test_a_reference_that_cannot_be_scored_is_named(tmp_path):
+    suite = rewrite(tmp_path / "suite", "pope", one(2, answer=None))
+    row = rows_of(tmp_path, *suite, "benchmark=[pope]")["vanilla", "pope"]
+    assert row.status == "failed"
+    assert "document 2 cannot be scored: AttributeError" in row.error
+
+
+# --- the maths of one document ---
+
+FIVE = ["benchmark=[vqav2]", "limit=5", "strategy=[fastervlm]", "budget=[16]"]
+
+
+def test_an_eigenvalue_problem_that_fails_costs_its_image(tmp_path, monkeypatch):
+    measure, calls = answering.effective_rank_small, []
+
+    def fragile(x):
+        if x.shape[1] == 576:
+            calls.append(len(x))
+            if len(x) > 1 or len(calls) == 3:
+                raise torch.linalg.LinAlgError("failed to converge")
+        return measure(x)
+
+    monkeypatch.setattr(answering, "effective_rank_small", fragile)
+    rows = rows_of(tmp_path, *FIVE)
+    row = rows["fastervlm", "vqav2"]
+    assert row.status == "failed"
+    assert "1 of 5 documents failed; document 1: complexity failed: LinAlgError" in row.error
+
+
+def test_a_selection_that_fails_for_one_image_names_that_image(tmp_path, monkeypatch):
+    select, seen = FasterVLM.select, []
+
+    def fragile(self, tokens, budget):
+        if tokens.batch > 1 or len(seen) == 2:
+            seen.append("bad") if tokens.batch == 1 else None
+            raise torch.linalg.LinAlgError("failed to converge")
+        seen.append("good")
+        return select(self, tokens, budget)
+
+    monkeypatch.setattr(FasterVLM, "select", fragile)
+    rows = rows_of(tmp_path, *FIVE)
+    row = rows["fastervlm", "vqav2"]
+    assert "1 of 5 documents failed; document 2: selection failed: LinAlgError" in row.error
+    assert rows["vanilla", "vqav2"].status == "done"
+    assert sum(not e.error for e in entries(tmp_path, "vqav2-fastervlm-*").values()) == 4
+
+
+def test_a_failed_document_is_tried_again_and_no_other(tmp_path, monkeypatch, demo):
+    suite = rewrite(tmp_path / "suite", "vqav2", lambda i, row: row)
+    generate = type(demo).generate
+
+    def fragile(self, prompts, *others):
+        if len(prompts) > 1 or len(answered) == 2:
+            answered.append(None) if len(prompts) == 1 else None
+            raise AssertionError
+        answered.append(prompts)
+        return generate(self, prompts, *others)
+
+    answered = []
+    monkeypatch.setattr(type(demo), "generate", fragile)
+    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]", "strategy=[vanilla]")["vanilla", "vqav2"]
+    assert "generation failed: AssertionError: no message" in row.error
+    answered, count = [], []
+    monkeypatch.setattr(
+        type(demo), "generate", lambda self, p, *o: count.append(len(p)) or generate(self, p, *o)
+    )
+    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]", "strategy=[vanilla]")["vanilla", "vqav2"]
+    assert row.status == "done"
+    assert 1 <= sum(count) <= 5
+
+
+def test_a_cell_that_fails_everywhere_is_given_up(tmp_path, monkeypatch):
+    def broken(_self, _tokens, _budget):
+        calls.append(1)
+        raise ZeroDivisionError("always")
+
+    calls = []
+    monkeypatch.setattr(FasterVLM, "select", broken)
+    monkeypatch.setattr(answering, "HOPELESS", 8)
+    rows = rows_of(
+        tmp_path, "benchmark=[vqav2]", "limit=24", "strategy=[fastervlm]", "images_per_window=4"
+    )
+    assert rows["vanilla", "vqav2"].status == "done"
+    assert "12 were not tried" in rows["fastervlm", "vqav2"].error or len(calls) < 24
+    assert "ZeroDivisionError: always" in rows["fastervlm", "vqav2"].error
