@@ -42,7 +42,7 @@ Tokens = Annotated[
     "visual tokens kept per image, e.g. budget=64 or budget=[32,64,128]",
 ]
 Line = Annotated[str, length(1000)]
-Tag = Annotated[str, length(64), "it is a tag in W&B, of 64 at most"]
+Tag = Annotated[str, length(64), "as long as a tag of W&B may be"]
 Count = Annotated[int, Range(1, 1_000_000_000)]
 Positive = Annotated[float, Range(0.001, 1_000_000)]
 Function = Annotated[str, Rule("like package.module.name", re.compile(r"\w+(\.\w+)+").fullmatch)]
@@ -247,7 +247,7 @@ def check(config: DictConfig) -> Config:
     return checked
 
 
-def build_strategies(settings: Mapping[str, Any]) -> dict[str, Strategy]:
+def build_strategies(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Strategy]:
     """The chosen strategies by their config names.
 
     Raises:
@@ -415,11 +415,9 @@ def _check_logger(logger: Logger) -> None:
                 raise UserError(f"logger.kind=wandb needs logger.{key}. Choose logger=wandb.")
 
 
-def _build(settings: Any, where: str) -> Strategy:
+def _build(settings: Mapping[str, Any], where: str) -> Strategy:
     """A strategy from its class and hyper-parameters, some of which may be strategies."""
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("_target_"), str):
-        raise UserError(f"{where}={shown(settings)}, expected _target_: a class, and its settings.")
-    target = settings["_target_"]
+    target = conform(Function, settings.get("_target_"), f"{where}._target_")
     _arguments(target, f"{where}._target_")
     module, _, name = target.rpartition(".")
     found = getattr(importlib.import_module(module), name)

@@ -242,8 +242,10 @@ GENERATION = "benchmark.pope.protocols.paper.overrides.generation_kwargs"
         ("strategy=[]", "strategy is empty: choose at least one"),
         ("strategy.agilepruner=null", "expected a mapping of settings"),
         ("strategy.agilepruner._target_=os.system", "is no strategy"),
-        ("strategy.agilepruner._target_=agilepruner", "expected package.module.name"),
-        ("+strategy.mine.x=1", "expected _target_"),
+        ("strategy.agilepruner._target_=agilepruner", "like package.module.name"),
+        ("+strategy.mine.x=1", "strategy.mine._target_=null, expected"),
+        ("strategy.agilepruner._target_=.foo.Bar", "package.module.name"),
+        ("strategy.agilepruner.tau_max={a:1}", "tau_max"),
         ("+strategy.agilepruner.taumax=1", "Did you mean 'strategy.agilepruner.tau_max'?"),
         ("strategy.agilepruner.erank_avg='${foo}'", "cannot be filled in"),
         # benchmarks
