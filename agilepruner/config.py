@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -470,8 +471,15 @@ def _defined(module: str) -> dict[str, ast.AST | None] | None:
         spec = None
     source = getattr(loaded, "__file__", None) or (spec.origin if spec else None)
     names: dict[str, ast.AST | None] = dict.fromkeys(dir(loaded)) if loaded else {}
-    if source is None or not source.endswith(".py"):
-        return names or None
+    if source is not None and source.endswith(".py"):
+        names |= _definitions(source)
+    return names or None
+
+
+@cache
+def _definitions(source: str) -> dict[str, ast.AST | None]:
+    """Names at the top of a source file, with their definitions where they are defined there."""
+    names: dict[str, ast.AST | None] = {}
     for node in ast.parse(Path(source).read_text(encoding="utf-8")).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names[node.name] = node

@@ -284,8 +284,7 @@ def split(overrides):
     return parts
 
 
-WRONG = ["null", "true", "[]", "[1]", "{}", "nan", "inf", "-inf", "-1", "0", "''", "'1'", "1.5"]
-WRONG += ["1e400", "[null]", "[[]]", "{a: 1}", "'???'", "99999999999999999999999"]
+WRONG = ["null", "true", "[]", "{a: 1}", "nan", "-1", "''", "99999999999999999999999"]
 
 
 def scalars(node, path=""):
