@@ -23,10 +23,17 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """One seed for hypothesis, for `chance` and for unseeded generators; workers get it too."""
+    """One seed for hypothesis, for `chance` and for unseeded generators."""
     if config.option.seed is None:
-        config.option.seed = time.time_ns() % 10**6
+        given = getattr(config, "workerinput", {}).get("seed")
+        config.option.seed = time.time_ns() % 10**6 if given is None else given
     config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.option.seed)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Workers take the seed of the run (pytest-xdist)."""
+    node.workerinput["seed"] = node.config.option.seed
 
 
 def seed_of(item):
