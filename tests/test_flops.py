@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from strategy_configs import ALL
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     CLIPVisionConfig,
@@ -253,6 +254,24 @@ def test_selection_is_a_gram_matrix_unless_the_strategy_knows_better():
     assert flops.selection_flops(Counts({"features"}), arch, 64) == 2 * 576 * 64 * 1024
     pooling = Chooses({"features"}, family="baseline", merges=True)
     assert flops.selection_flops(pooling, arch, 64) == 2 * 576 * 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("scope", 576**2 * 1024),
+        ("otprune", 576**2 * 4096 + 576**3),
+        ("holov", 0),
+        ("hiprune", 2 * 577**2 * 1024),  # two layers' maps
+        ("vscan", 2 * 64 * 576 * 4096),  # cosines and mixing, behind the projector
+        ("vscan_full", 2 * 96 * 576 * 4096),
+        ("dart", 8 * 576 * 4096),
+        ("dart_embedding", 4 * 576 * 4096),
+        ("prunesid", 2 * 576**2 * 1024 + 4.5 * 576**3),
+    ],
+)
+def test_selection_of_the_methods_of_2026(name, macs):
+    assert flops.selection_flops(ALL[name], PUBLISHED["llava_1_5_7b"], 64) == 2 * macs
 
 
 def test_an_empty_grid_is_refused():

@@ -18,7 +18,8 @@ class HoloV(Strategy):
     rounded down, and what is left over goes one each to the heaviest. The score is the mean of
     1000 * attention + 0.09 * v * c with v the variance of the cosines in the strip, but c scales
     the second term to the mean of the first, so that it is 1090 * mean attention whatever the
-    features are: they have no effect. A strip of a single patch scores its attention, unscaled.
+    features are: they have no effect (short of strips whose cosines are all below a hundredth or
+    so, where an epsilon counts). A strip of a single patch scores its attention, unscaled.
 
     Differs from the released code, which gives a strip no more than its patches and fills the
     rest of the budget with tokens of zeros: here the most attended patches left fill it. Output in

@@ -58,6 +58,8 @@ class CDPrunerHalves(CDPruner):
     cut into two blocks that are searched in parallel, an equal number of tokens from each, and the
     selections are joined. As it says, not equivalent to CDPruner: the best tokens of one half
     cannot take the place of the other's.
+
+    Differs from OpenVINO's pipeline in the relevance, which is CDPruner's here.
     """
 
     label: ClassVar = "CDPruner (by halves)"
