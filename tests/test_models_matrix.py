@@ -49,16 +49,23 @@ def test_every_strategy_on_every_adapter(encoded, name):
         assert set(answer.visual) == {len(visual)}
 
 
-def test_images_of_one_shape_are_selected_together_as_alone(encoded):
+@pytest.mark.parametrize("name", ["agilepruner", "vscan"])  # one selects, one mixes projected
+def test_images_of_one_shape_are_selected_together_as_alone(encoded, name):
     """The runner stacks images of equal grids; NeXT's tiles go to their own image again."""
     kind, model, _ = encoded
-    strategy = BEFORE_LLM["agilepruner"]
+    strategy = BEFORE_LLM[name]
     pictures = [tiny.images()[0], tiny.images()[0].transpose(0)]
     tokens = model.encode(pictures, model.provides)
     share = model.tile_budget(BUDGET[kind])
     together = split(strategy(stack(tokens), share), [t.batch for t in tokens])
     for one, selection in zip(tokens, together):
-        assert torch.equal(selection.indices, strategy(one, share).indices)
+        alone = strategy(one, share)
+        assert torch.equal(selection.indices, alone.indices)
+        seen, expected = model.embed(one, selection).embeds, model.embed(one, alone).embeds
+        torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
+        if alone.projected:
+            mixed = (alone.weights @ one.projected).flatten(0, 1)
+            torch.testing.assert_close(expected, mixed, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - set(BEFORE_LLM)))

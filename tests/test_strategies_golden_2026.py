@@ -268,6 +268,7 @@ def test_vscan_stage_1(case):
     selection = VScan()(tokens, budget)
     official = indices(expected.get("mask_lowest", expected["mask"]))
     assert selection.indices.shape == (1, budget)
+    assert selection.projected
     if case["id"] == "vscan/stage1/sparse/T96":  # local tokens taken again for global ones
         assert set(official[0].tolist()) < set(selection.indices[0].tolist())
     elif official.shape[1] == budget:
