@@ -89,7 +89,9 @@ def test_a_question_that_is_none_fails_its_document(tmp_path, benchmark, at):
     assert f"document {at}: it has no question" in row.error
 
 
-@pytest.mark.parametrize("text", ["<image>", "</s>", "a <image> and </s> b <s><unk>", "<image><image>"])
+@pytest.mark.parametrize(
+    "text", ["<image>", "</s>", "a <image> and </s> b <s><unk>", "<image><image>"]
+)
 def test_a_documents_text_is_text_and_never_a_control_token(tmp_path, text, demo):
     suite = rewrite(tmp_path / "suite", "vqav2", one(1, question=f"What does {text} mean?"))
     row = rows_of(tmp_path, *suite, "benchmark=[vqav2]")["vanilla", "vqav2"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import plans
 import pytest
@@ -123,7 +124,9 @@ def test_logits_that_are_no_numbers_fail_the_document(tmp_path, monkeypatch, dem
 
     hook = demo.model.lm_head.register_forward_hook(spoil)
     try:
-        rows = plans.executed(plans.planned(f"results={tmp_path}", *RUN, "batch_size=1", "workers=1"))
+        rows = plans.executed(
+            plans.planned(f"results={tmp_path}", *RUN, "batch_size=1", "workers=1")
+        )
     finally:
         hook.remove()
     assert rows[0].status == "failed"
@@ -154,7 +157,7 @@ class OutOfMemory:
     context = None
 
     def __init__(self):
-        self.sizes = []
+        self.sizes, self.held = [], []
 
     def generate(self, prompts, visuals, limit, pruning=None):
         cache = torch.zeros(1000 * len(prompts), 1000)
@@ -163,11 +166,7 @@ class OutOfMemory:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return [Generation("x", 1, (1,), (1,)) for _ in prompts]
 
-    held: list = []
-
     def alive(self, cache):
-        import weakref
-
         self.held.append(weakref.ref(cache))
         return sum(r().numel() * 4 / 1e6 for r in self.held if r() is not None)
 

@@ -136,7 +136,8 @@ def test_every_kind_of_strategy_is_audited(tmp_path, monkeypatch, name):
     settings = [f"strategy=[{name}]", "budget=[160]", "benchmark=[vqav2]", "limit=2"]
     rows = plans.executed(plans.planned(f"results={tmp_path / 'a'}", *settings))
     assert [row.status for row in rows] == ["done", "done"], rows[-1].error
-    kind = next(k for k in type(plans.planned(*settings).cells[-1].strategy).__mro__ if "promise" in vars(k))
+    classes = type(plans.planned(*settings).cells[-1].strategy).__mro__
+    kind = next(each for each in classes if "promise" in vars(each))
     assert issubclass(kind, Base)
     promise = kind.promise
     monkeypatch.setattr(kind, "promise", lambda *a: [n + 1 for n in promise(*a)])

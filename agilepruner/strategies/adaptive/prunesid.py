@@ -33,6 +33,7 @@ class PruneSID(Strategy):
     needs: ClassVar = {"attention", "features", "cls"}
     merges: ClassVar = True
     paper: ClassVar = "2603.09480"
+    golden: ClassVar = "ZhengyaoFang/PruneSID (with an exact SVD)"
     choice: ClassVar = "exact principal components (the released code's are random)"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:

@@ -1,12 +1,13 @@
 """SCOPE: attended tokens that cover what is not covered yet."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from agilepruner.linalg import gram
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 from agilepruner.strategies.geometry import unit
 
@@ -30,12 +31,13 @@ class SCOPE(Strategy):
         alpha: exponent of the attention; 0 leaves coverage alone.
     """
 
-    alpha: float = 1.0
+    alpha: Annotated[float, Range(0, 10)] = 1.0
 
     family: ClassVar = "adaptive"
     label: ClassVar = "SCOPE"
     needs: ClassVar = {"attention", "features"}
     paper: ClassVar = "2510.24214"
+    golden: ClassVar = "kinredon/SCOPE"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         weights = tokens.attention.float().sum(dim=1).double() ** self.alpha  # (B, N)

@@ -1,10 +1,11 @@
 """HiPrune: objects by a middle layer, with their neighbours; the rest by a deep one."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 
 
@@ -28,13 +29,14 @@ class HiPrune(Strategy):
         wrap: take the neighbours as the released code does.
     """
 
-    alpha: float = 0.1
+    alpha: Annotated[float, Range(0, 1)] = 0.1
     wrap: bool = False
 
     family: ClassVar = "attention"
     label: ClassVar = "HiPrune"
     needs: ClassVar = {"received_object", "received_deep"}
     paper: ClassVar = "2508.00553"
+    golden: ClassVar = "Danielement321/HiPrune"
     choice: ClassVar = (
         "neighbours end at the image's edge (the released code wraps to the next row); the object "
         "layer is at 3/8 of the tower's depth"

@@ -1,10 +1,11 @@
 """HoloV: every strip of the image gets its share of the budget."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 from agilepruner.strategies.groups import ranks_within
 
@@ -30,12 +31,13 @@ class HoloV(Strategy):
             16 at 64 of 576 tokens, the released setting.
     """
 
-    strips: int | None = None
+    strips: Annotated[int, Range(1, 10000)] | None = None
 
     family: ClassVar = "attention"
     label: ClassVar = "HoloV"
     needs: ClassVar = {"attention"}
     paper: ClassVar = "2510.02912"
+    golden: ClassVar = "obananas/HoloV"
     choice: ClassVar = (
         "what a full strip cannot take goes to the most attended patches left; the number of "
         "strips follows the budget as in the released Qwen file"

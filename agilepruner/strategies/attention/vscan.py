@@ -1,11 +1,12 @@
 """VScan: attended patches of every window and of the whole image; the others join them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, top
 from agilepruner.strategies.geometry import unit
 from agilepruner.strategies.groups import ranks_within
@@ -31,14 +32,15 @@ class VScan(Strategy):
         global_ratio: share of the budget for global tokens.
     """
 
-    window: int = 6
-    global_ratio: float = 0.5
+    window: Annotated[int, Range(1, 100)] = 6
+    global_ratio: Annotated[float, Range(0, 1)] = 0.5
 
     family: ClassVar = "attention"
     label: ClassVar = "VScan (stage 1)"
     needs: ClassVar = {"attention", "attention_local", "projected"}
     merges: ClassVar = True
     paper: ClassVar = "2505.22654"
+    golden: ClassVar = "Tencent/SelfEvolvingAgent"
     choice: ClassVar = (
         "local tokens shared out over windows as in the released Qwen file, which meets every "
         "budget; the shallow layer is at 1/4 of the tower's depth"

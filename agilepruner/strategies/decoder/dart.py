@@ -1,11 +1,12 @@
 """DART: after the first layers, keep few strong tokens and those least like them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import top
 from agilepruner.strategies.decoder.schedule import DecoderStrategy, Stage, at_depths, solve
 from agilepruner.strategies.diversity.dart_embedding import least_similar
@@ -36,12 +37,13 @@ class DART(DecoderStrategy):
         text_pivots: pivots among the tokens behind the image.
     """
 
-    depth: float = 2 / 32
-    image_pivots: int = 4
-    text_pivots: int = 4
+    depth: Annotated[float, Range(0, 1)] = 2 / 32
+    image_pivots: Annotated[int, Range(0, 1000)] = 4
+    text_pivots: Annotated[int, Range(0, 1000)] = 4
 
     label: ClassVar = "DART"
     paper: ClassVar = "2502.11494"
+    golden: ClassVar = "VTC-Bench's copy of DART"
     choice: ClassVar = (
         "K = 2 of 32 layers, the same fraction at other depths; the budget is an average over "
         "layers and met exactly, unequal shares going to the first pivots"

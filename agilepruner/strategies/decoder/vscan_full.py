@@ -1,8 +1,9 @@
 """VScan, both stages: merged before the language model, and pruned again in the middle of it."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.attention.vscan import VScan
 from agilepruner.strategies.base import Selection, VisualTokens
 from agilepruner.strategies.decoder.schedule import DecoderStrategy, Stage, solve
@@ -26,15 +27,16 @@ class VScanFull(DecoderStrategy):
         enters: tokens that enter, in budgets.
     """
 
-    window: int = 6
-    global_ratio: float = 0.5
-    depth: float = 16 / 32
-    enters: float = 1.5
+    window: Annotated[int, Range(1, 100)] = 6
+    global_ratio: Annotated[float, Range(0, 1)] = 0.5
+    depth: Annotated[float, Range(0, 1)] = 16 / 32
+    enters: Annotated[float, Range(1, 10)] = 1.5
 
     label: ClassVar = "VScan"
     needs: ClassVar = VScan.needs
     merges: ClassVar = True
     paper: ClassVar = "2505.22654"
+    golden: ClassVar = "Tencent/SelfEvolvingAgent"
     choice: ClassVar = (
         "the released ratios, 3/2 and 1/2 of the budget around half of the depth, at every budget; "
         "local tokens shared out over windows as in the released Qwen file"

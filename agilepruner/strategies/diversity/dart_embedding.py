@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 from agilepruner.strategies.geometry import unit
 
@@ -28,7 +29,7 @@ class DartEmbedding(Strategy):
         pivots: number of pivots.
     """
 
-    pivots: int = 4
+    pivots: Annotated[int, Range(1, 1000)] = 4
 
     family: ClassVar = "diversity"
     label: ClassVar = "DART (embeddings)"

@@ -1,11 +1,12 @@
 """OTPrune: tokens whose similarities to all others span the most."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 
 from agilepruner.linalg import gram
+from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 from agilepruner.strategies.geometry import greedy_map
 
@@ -26,12 +27,13 @@ class OTPrune(Strategy):
         gamma: weight of the similarities against the identity.
     """
 
-    gamma: float = 0.01
+    gamma: Annotated[float, Range(1e-06, 100)] = 0.01
 
     family: ClassVar = "diversity"
     label: ClassVar = "OTPrune"
     needs: ClassVar = {"projected"}
     paper: ClassVar = "2602.20205"
+    golden: ClassVar = "xiwenc1/OTPrune"
     choice: ClassVar = "raster order (the released code's is that of a Python set)"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
