@@ -163,7 +163,18 @@ class Protocol(TypedDict):
     process_results: NotRequired[Function]
     doc_to_text: NotRequired[Function]
     unit_score: NotRequired[Function]
+    unit_parts: NotRequired[Function]
+    stratum: NotRequired[Line]
     aggregations: NotRequired[dict[str, Line]]
+    # What rows.describe reads and checks, where this protocol says it differently.
+    order: NotRequired[Any]
+    columns: NotRequired[Any]
+    unit_points: NotRequired[Any]
+    published: NotRequired[Any]
+    split: NotRequired[Any]
+    published_split: NotRequired[Any]
+    about: NotRequired[Any]
+    charts: NotRequired[Any]
 
 
 class Benchmark(TypedDict):
@@ -396,7 +407,7 @@ def _check_benchmark(name: str, benchmark: Benchmark, config: Config) -> None:
             f"{where}.task={chosen['task']}, expected a YAML file of lmms-eval's tasks, "
             "e.g. pope/pope.yaml."
         )
-    for key in ("process_results", "doc_to_text", "unit_score"):
+    for key in ("process_results", "doc_to_text", "unit_score", "unit_parts"):
         if key in chosen:
             _arguments(str(chosen.get(key)), f"{where}.{key}")
     for metric, function in chosen.get("aggregations", {}).items():
