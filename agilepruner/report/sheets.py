@@ -13,9 +13,8 @@ from agilepruner.report import published
 from agilepruner.report.lines import AVERAGE, Column, Line, Table
 from agilepruner.report.statistics import BEST, VERDICTS, Analysis, Difference, analyse
 
-MARKED = (
-    "Marked: better than the next of its group beyond chance (5 %, Holm over the table), not just "
-    "larger."
+BEYOND = (
+    "better than the next of its group beyond chance (5 %, Holm over the table), not just larger"
 )
 NOTE_WIDTH = 126  # characters per line of a note in the terminal
 
@@ -103,7 +102,7 @@ def main_sheet(table: Table, inline_spread: bool, analysis: Analysis | None = No
     head = ["Strategy", *[column.heading for column in columns]]
     unanchored = published.unanchored(table)
     title = table.name + (" · unanchored" if unanchored else "")
-    return Sheet(title, head, sections, _notes(table, unanchored, markers), bold)
+    return Sheet(title, head, sections, _notes(table, unanchored, markers, bool(bold)), bold)
 
 
 def _line_texts(
@@ -134,11 +133,11 @@ def _choice_markers(table: Table) -> dict[str, int]:
     return {choice: i for i, choice in enumerate(choices, start=1)}
 
 
-def _notes(table: Table, unanchored: list[str], markers: dict[str, int]) -> list[str]:
+def _notes(table: Table, unanchored: list[str], markers: dict[str, int], marked: bool) -> list[str]:
     """What a reader must know to use the numbers."""
     notes = [f"n: {_sizes(table)}. Protocol {table.protocol}.", _average_note(table)]
     notes += [row.about for row in table.shown.values() if row.about]
-    notes.append(MARKED)
+    notes.append(f"Marked: {BEYOND}." if marked else f"None is marked: no number is {BEYOND}.")
     if any(line.kept and abs(line.kept - line.budget) > 0.5 for line in table.lines):
         notes.append(
             "keeps N: mean visual tokens per layer of the language model, where it is "

@@ -408,10 +408,21 @@ def _judge(pairs: Sequence[tuple[Difference, Estimate]]) -> list[Difference]:
 def _leaders(samples: Samples) -> dict[tuple[int, Column], Line]:
     """The lines that are better than the next one of their budget, not just larger."""
     table = samples.table
-    candidates: list[tuple[int, Column, Line]] = []
-    values: list[float] = []
+    found: dict[tuple[int, Column], Line] = {}
+    for columns in (table.columns, [AVERAGE]):  # a family each
+        candidates = list(_candidates(samples, [c for c in columns if c.better]))
+        corrected = holm([p for *_, p in candidates])
+        found |= {(g, c): line for (g, c, line, _), p in zip(candidates, corrected) if p < LEVEL}
+    return found
+
+
+def _candidates(
+    samples: Samples, columns: Sequence[Column]
+) -> Iterable[tuple[int, Column, Line, float]]:
+    """Group, column, the best line where two print different numbers, and p of best and next."""
+    table = samples.table
     for g, group in enumerate(table.groups):
-        for column in [c for c in [*table.columns, AVERAGE] if c.better]:
+        for column in columns:
             ranked = sorted(
                 (line for line in group.lines if table.cell(line, column).value is not None),
                 key=lambda line: -column.better * (table.cell(line, column).value or 0.0),
@@ -421,8 +432,4 @@ def _leaders(samples: Samples) -> dict[tuple[int, Column], Line]:
             first, second = (table.cell(line, column).text(column.digits) for line in ranked[:2])
             estimate = samples.estimate(ranked[0], ranked[1], column)
             if estimate is not None and first != second:
-                candidates.append((g, column, ranked[0]))
-                values.append(estimate.p)
-    return {
-        (g, column): line for (g, column, line), p in zip(candidates, holm(values)) if p < LEVEL
-    }
+                yield g, column, ranked[0], estimate.p
