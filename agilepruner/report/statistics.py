@@ -211,7 +211,10 @@ def paired(first: LeftOut, second: LeftOut, scale: float) -> Estimate:
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent estimates, with Welch and Satterthwaite's degrees of freedom."""
+    """The mean of estimates, with Welch and Satterthwaite's degrees of freedom.
+
+    They are taken as independent: that some benchmarks show the same images is not used.
+    """
     count = len(estimates)
     total = sum(e.error**2 for e in estimates)
     freedom = total**2 / sum(e.error**4 / e.freedom for e in estimates)
