@@ -123,6 +123,8 @@ class Hub(TypedDict):
     size: Annotated[Count, "documents, checked after loading"]
     name: NotRequired[Line | None]
     images: NotRequired[Line | None]
+    image_of: NotRequired[list[Line]]
+    revision: NotRequired[Line | None]
 
 
 class Headline(TypedDict):
@@ -177,14 +179,21 @@ class Protocol(TypedDict):
     charts: NotRequired[Any]
 
 
+class Unit(TypedDict):
+    """What is scored together: documents of one value of a column (modulo a number)."""
+
+    column: Line
+    modulo: NotRequired[Count]
+
+
 class Benchmark(TypedDict):
     """A benchmark: what the runner reads. Reports may have more keys of their own."""
 
     label: Line
     protocols: Annotated[dict[str, Protocol], filled]
     hub: NotRequired[Hub]
-    unit: NotRequired[Line | None]
-    image_id: NotRequired[Line | None]
+    unit: NotRequired[Unit | None]
+    strata: NotRequired[Line | None]
     needs_language_data: NotRequired[bool]
     headlines: NotRequired[dict[str, Headline]]
 

@@ -186,7 +186,7 @@ def decode(content: bytes) -> tuple[Image.Image, str]:
         try:
             return feature.decode_example(value), ""
         except OSError as error:
-            if "truncated" not in str(error):
+            if "truncated" not in str(error).lower():
                 raise
         before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
         try:

@@ -250,6 +250,7 @@ def load_checkpoint(
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
         )
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place)
         processor = image_processor_for(place, image_processor)

@@ -70,7 +70,7 @@ class Merges(Strategy):
             indices[:, 0] = -2
         if self.wrong == "hole":
             indices[:, 0] = -1
-        if self.wrong == "nan":
+        if self.wrong == "no number":
             weights[:, 0, 0] = float("nan")
         if self.wrong == "infinite":
             weights[:, 0, 0] = float("inf")
@@ -109,7 +109,7 @@ def test_a_strategy_that_draws_from_a_global_generator_is_refused(tmp_path, sour
         ("index", "indices must be in [0, N]"),
         ("negative", "indices must be in [0, N]"),
         ("hole", "padding (-1) must be at the end"),
-        ("nan", "weights hold NaN"),
+        ('"no number"', "weights hold NaN"),
         ("infinite", "weights hold NaN or infinite"),
         ("float", "indices must be integers"),
     ],
