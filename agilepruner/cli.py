@@ -132,18 +132,36 @@ def _one_choice_each(overrides: Sequence[str]) -> None:
 
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:
     """A sweep's jobs fill one table: this job's rows and the finished ones beside them."""
-    from agilepruner.runner.run import rows_in
+    from agilepruner.runner.run import context, rows_in
 
-    known = {row.id: row for row in rows}
-    own = {_kind(row) for row in rows}
-    for row in rows_in(planned.directory):
-        if _kind(row) in own:
-            known.setdefault(row.id, row)
-    return list(known.values())
+    own = {(_table(row), context(row)) for row in rows}
+    ids = {row.id for row in rows}
+    beside = [row for row in rows_in(planned.directory) if row.id not in ids]
+    fitting = [row for row in beside if (_table(row), context(row)) in own]
+    return _together([*fitting, *rows])
 
 
-def _kind(row: Any) -> tuple:
-    return row.model, row.suite, row.protocol, row.identity.get("limit")
+def _table(row: Any) -> tuple[str, str, str]:
+    return row.model, row.suite, row.protocol
+
+
+def _together(rows: list[Any]) -> list[Any]:
+    """Of each table the rows that can stand in one: those of the newest row's model and limit.
+
+    Rows come oldest first. A cell that was answered by older code and by newer is shown once.
+    """
+    from agilepruner.runner.run import context
+
+    newest = {_table(row): context(row) for row in rows}
+    fitting = [row for row in rows if context(row) == newest[_table(row)]]
+    cells = {
+        (*_table(row), row.strategy, str(row.parameters), row.budget, row.benchmark): row
+        for row in fitting
+    }
+    left = len(rows) - len(cells)
+    if left:
+        log.warning("%d earlier rows are left out: other weights, limit or code", left)
+    return list(cells.values())
 
 
 def _show(text: str) -> None:
@@ -176,6 +194,7 @@ def _from_disk(command: str, words: list[str]) -> int:
             have = sorted(path.parent.name for path in root.glob("*/cells"))
             raise unknown("run", name, have) if have else UserError(f"{root} holds no runs.")
         rows += rescore(directory) if command == "score" else rows_in(directory)
+    rows = _together(rows)
     joined = "+".join(names)
     problems = _report(rows, root / joined, joined, reference)
     if problems:

@@ -86,20 +86,30 @@ class Split:
             _, content = self.source(index)
         except (OSError, ValueError):
             return None
-        return None if content is None else hashlib.sha256(content).hexdigest()[:24]
+        return None if content is None else _digest(content)
 
-    def document(self, index: int) -> tuple[dict[str, Any], str]:
+    def document(self, index: int, digest: str = "") -> tuple[dict[str, Any], str]:
         """A document with its decoded image, and what a reader must know of that image (or "").
 
+        Args:
+            index: of the document.
+            digest: what ``image_digest`` gave when the document was identified; empty: any.
+
         Raises:
-            ValueError: there is no image, or it is none.
+            ValueError: there is no image, or another one than there was.
             OSError: it cannot be decoded.
         """
         name, content = self.source(index)
         if content is None:
             raise ValueError("the document has no image")
+        if digest and _digest(content) != digest:
+            raise ValueError("the image file changed since the run began")
         image, note = decode(content)
         return {**self.record(index), name: image}, note
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 class _Groups:

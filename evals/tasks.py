@@ -66,7 +66,8 @@ class Benchmark:
         Raises:
             Exception: whatever is wrong with it.
         """
-        record, note = self.split.document(document.index)
+        digest = "" if document.image_key == unseen(document.index) else document.image_key
+        record, note = self.split.document(document.index, digest)
         visuals = self.task.doc_to_visual(record)
         if len(visuals) != 1:
             raise ValueError(f"document {document.index} shows {len(visuals)} images, expected 1")
@@ -196,7 +197,7 @@ def load(
 
 def _document(task: Any, split: Split, index: int) -> Document:
     """Render one document; what is wrong with it is its own."""
-    key = split.image_digest(index) or f"document {index}"
+    key = split.image_digest(index) or unseen(index)
     record = split.record(index)
     if "question" in record and absent(record["question"]):
         return Document(index, "", key, "it has no question")
@@ -209,6 +210,11 @@ def _document(task: Any, split: Split, index: int) -> Document:
         kind = type(question).__name__
         return Document(index, "", key, f"its prompt is no text but {kind}")
     return Document(index, question, key)
+
+
+def unseen(index: int) -> str:
+    """The image key of a document whose image cannot be read: its own."""
+    return f"document {index}"
 
 
 def absent(value: Any) -> bool:

@@ -9,7 +9,6 @@ from pkgutil import walk_packages
 from typing import get_args, get_type_hints
 
 import pytest
-from agilepruner.runner.experiment import plan
 from hydra import compose, initialize_config_dir
 from strategy_configs import ALL, random_tokens
 from test_cli import agilepruner
@@ -20,6 +19,7 @@ from agilepruner.cli import CONFIGS, explain
 from agilepruner.config import check
 from agilepruner.errors import UserError
 from agilepruner.ranges import Range, Rule, conform, declared
+from agilepruner.runner.plan import plan
 from agilepruner.strategies.adaptive.erank_share import ErankShare
 from agilepruner.strategies.adaptive.vispruner import VisPruner
 from agilepruner.strategies.base import SHAPES, Strategy

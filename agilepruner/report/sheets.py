@@ -155,6 +155,7 @@ def _notes(table: Table, unanchored: list[str], markers: dict[str, int], marked:
     notes += [f"[{number}] our choice: {choice}" for choice, number in markers.items()]
     notes += [f"failed: {sentence}" for sentence in failures(table)]
     notes += [f"Left out: {sentence}." for sentence in table.duplicates]
+    notes += _mixed(table)
     notes += _row_notes(table)
     return notes
 
@@ -189,6 +190,21 @@ def failures(table: Table) -> list[str]:
         for rows in line.rows.values()
         for row in rows
         if row.status != "done"
+    ]
+
+
+def _mixed(table: Table) -> list[str]:
+    """Say which columns hold numbers of two versions of the scoring code or formulas."""
+    digests: dict[str, set[str]] = {}
+    for row in table.rows:
+        if row.status == "done":
+            digests.setdefault(row.benchmark_label, set()).add(row.scoring)
+    mixed = [label for label, found in digests.items() if len(found) > 1]
+    if not mixed:
+        return []
+    return [
+        f"Mixed: {', '.join(mixed)} were scored by different versions of the code or its formulas; "
+        "`agilepruner score NAME` brings all to today's."
     ]
 
 

@@ -153,6 +153,8 @@ class _Work:
                     *(name, config["benchmark"][name], self.run.sources[name]),
                     *(config["protocol"], config["limit"]),
                 )
+                if config["suite"]["kind"] == "directory":  # hub files are of one commit
+                    _unchanged(self.run, name)
             except Exception as error:  # its cells fail, and no other
                 said = (
                     str(error)
@@ -271,6 +273,12 @@ class _Work:
         store(self.run.folder(cell), row)
 
 
+def _unchanged(run: Run, benchmark: str) -> None:
+    """Refuse documents whose files are no longer those that the cells are bound to."""
+    if source_of(run.config, benchmark).identity != run.sources[benchmark].identity:
+        raise UserError(f"The documents of '{benchmark}' changed while they were read; run again.")
+
+
 def store(folder: Path, row: Row) -> None:
     """Write a row, and say so when it is a failed one.
 
@@ -355,9 +363,20 @@ def folders(directory: Path) -> Iterator[tuple[Path, str]]:
 
 
 def rows_in(directory: Path) -> list[Row]:
-    """Every row of a results directory that can be believed."""
-    found = (read_row(folder / "row.json", cell) for folder, cell in folders(directory))
-    return [row for row in found if row is not None]
+    """Every row of a results directory that can be believed, the oldest answers first."""
+    found = [(_answered_at(folder), read_row(folder / "row.json", cell), folder.name)
+             for folder, cell in folders(directory)]  # fmt: skip
+    known = [(at, name, row) for at, row, name in found if row is not None]
+    return [row for *_, row in sorted(known, key=lambda each: each[:2])]
+
+
+def _answered_at(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("journal.*.jsonl")), default=0.0)
+
+
+def context(row: Row) -> str:
+    """What rows of one table must have in common besides their names: model and number of units."""
+    return identity.digest([row.identity.get("model"), row.identity.get("limit")])
 
 
 def rescore(directory: Path) -> list[Row]:
@@ -366,7 +385,7 @@ def rescore(directory: Path) -> list[Row]:
     Raises:
         UserError: there is nothing to score.
     """
-    rows: list[Row] = []
+    rows: list[tuple[float, str, Row]] = []
     loaded: dict[str, Any] = {}
     with Claims(directory) as claims:
         claims.take("score", wait=True)
@@ -377,10 +396,10 @@ def rescore(directory: Path) -> list[Row]:
                 continue
             row = _rescored(journal, folder, loaded)
             store(folder, row)
-            rows.append(row)
+            rows.append((_answered_at(folder), folder.name, row))
     if not rows:
         raise UserError(f"{directory} holds no journals. Names are those of earlier runs: name=...")
-    return rows
+    return [row for *_, row in sorted(rows, key=lambda each: each[:2])]
 
 
 def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:

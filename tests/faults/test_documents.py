@@ -11,8 +11,12 @@ from PIL import Image
 
 from agilepruner.places import ROOT
 from agilepruner.runner import answer as answering
+from agilepruner.runner import run as running
 from agilepruner.runner.journal import Journal
+from agilepruner.runner.plan import identify
+from agilepruner.runner.run import execute
 from agilepruner.strategies.attention.fastervlm import FasterVLM
+from evals import tasks
 
 DATA = ROOT / "evals/suite/data"
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -213,3 +217,36 @@ def test_a_cell_that_fails_everywhere_is_given_up(tmp_path, monkeypatch):
     assert rows["vanilla", "vqav2"].status == "done"
     assert "12 were not tried" in rows["fastervlm", "vqav2"].error or len(calls) < 24
     assert "ZeroDivisionError: always" in rows["fastervlm", "vqav2"].error
+
+
+def test_what_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """The file is replaced between the moment it was hashed and the moment it was read."""
+    suite = rewrite(tmp_path / "suite", "vqav2", lambda i, row: row)
+    run = identify(plans.planned(f"results={tmp_path / 'results'}", *suite, "benchmark=[vqav2]"))
+    rewrite(tmp_path / "suite", "vqav2", one(1, question="Another question?"))
+    rows = execute(run).rows
+    assert {row.status for row in rows} == {"failed"}
+    assert "changed while they were read" in rows[0].error
+
+
+def test_a_picture_that_changes_during_the_run_fails_its_document(tmp_path, monkeypatch):
+    def apart(i, row):
+        path = tmp_path / f"{i}.jpg"
+        path.write_bytes(row["image"]["bytes"])
+        return {**row, "image": {"bytes": None, "path": str(path)}}
+
+    suite = rewrite(tmp_path / "suite", "vqav2", apart)
+    load = tasks.load
+
+    def loaded_then_changed(*arguments):
+        benchmark = load(*arguments)
+        content = (tmp_path / "0.jpg").read_bytes()
+        (tmp_path / "3.jpg").write_bytes(content)
+        return benchmark
+
+    run = identify(plans.planned(f"results={tmp_path / 'results'}", *suite, "benchmark=[vqav2]"))
+    monkeypatch.setattr(tasks, "load", loaded_then_changed)
+    monkeypatch.setattr(running, "_unchanged", lambda *_: None)
+    row = execute(run).rows[0]
+    assert row.failures == 1
+    assert "document 3: image cannot be read: ValueError: the image file changed" in row.error

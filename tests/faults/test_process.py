@@ -1,0 +1,203 @@
+"""What surrounds a run goes wrong (streams, disks, kills, other writers), the run does not."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import plans
+import pyarrow.parquet as pq
+import pytest
+
+from agilepruner.cli import COMMANDS
+from agilepruner.places import ROOT
+from agilepruner.runner import run as running
+from agilepruner.runner.plan import identify
+from agilepruner.runner.rows import write_atomically
+from agilepruner.streams import Sturdy
+
+TINY = ["benchmark=[pope]", "limit=2", "strategy=[fastervlm]", "budget=[16]"]
+
+
+def shell(command, cwd, **env):
+    """Run a shell line in which $RUN is the real command on two documents."""
+    run = " ".join([sys.executable, "-m", "agilepruner", *(f"'{word}'" for word in TINY)])
+    return subprocess.run(
+        ["bash", "-c", command.replace("$RUN", run)],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "env"),
+    [
+        ("$RUN 2>&1 | head -n 1", {}),
+        ("$RUN 2>&-", {}),
+        ("$RUN >&-", {}),
+        ("$RUN >&- 2>&-", {}),
+        ("$RUN 2>/dev/full", {}),
+        ("$RUN >/dev/full", {}),
+        ("$RUN", {"PYTHONIOENCODING": "ascii"}),
+    ],
+)
+def test_no_stream_ends_a_run(tmp_path, command, env):
+    done = shell(command, tmp_path, **env)
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "results/sweep/table.md").is_file(), done.stderr
+    assert done.returncode == 0, done.stderr
+    again = shell("$RUN", tmp_path)  # what was written is whole: nothing is answered again
+    assert "FasterVLM" in again.stdout
+    assert "loading model" not in again.stderr
+
+
+def test_a_sturdy_stream_drops_what_it_cannot_write():
+    class Full:
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        flush = write
+
+    stream = Sturdy(Full())
+    assert stream.write("abc") == 3
+    stream.flush()
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_a_full_disk_ends_answering_and_the_rows_there_are_come_back(tmp_path, monkeypatch):
+    run = identify(plans.planned(f"results={tmp_path}", *TINY, "benchmark=[pope,mme]"))
+    append = running.Journal.append
+
+    def full(self, entries):
+        if "mme-" in str(self.directory):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, entries)
+
+    monkeypatch.setattr(running.Journal, "append", full)
+    outcome = running.execute(run)
+    assert "No space left on device: nothing more can be stored" in outcome.problem
+    assert {row.benchmark for row in outcome.rows} == {"pope"}
+    monkeypatch.undo()
+    monkeypatch.setattr(running, "load_model", lambda _config: pytest.fail("not needed"))
+    assert len(running.rows_in(run.directory)) == 2
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_a_row_that_cannot_be_stored_is_shown_all_the_same(tmp_path, monkeypatch):
+    def full(_path, _row):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(running, "write_row", full)
+    outcome = running.execute(identify(plans.planned(f"results={tmp_path}", *TINY)))
+    assert outcome.rows[0].value is not None
+    assert "Read-only file system" in outcome.problem
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _file: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        write_atomically(tmp_path / "row.json", "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    first = shell("$RUN", tmp_path)
+    assert first.returncode == 0, first.stderr
+    (cell,) = (tmp_path / "results/sweep/cells").glob("*fastervlm*")
+    for litter in (cell / "row.json.77.tmp", tmp_path / "results/sweep/table.md.77.tmp"):
+        litter.write_text("half")
+    (cell / "row.json").unlink()
+    assert shell("$RUN", tmp_path).returncode == 0
+    assert not list((tmp_path / "results").rglob("*.tmp"))
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    done = shell("$RUN", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "Traceback" not in done.stderr
+
+
+# --- commands from disk ---
+
+
+@pytest.fixture
+def finished(tmp_path):
+    done = shell("$RUN name=one", tmp_path)
+    assert done.returncode == 0, done.stderr
+    return tmp_path
+
+
+def command(cwd, *words):
+    return subprocess.run(
+        [sys.executable, "-m", "agilepruner", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_score_and_report_need_no_model(finished):
+    folder = finished / "results/one"
+    table = (folder / "table.md").read_text()
+    for path in folder.glob("cells/*/row.json"):
+        path.unlink()
+    scored = command(finished, "score", "one")
+    assert scored.returncode == 0, scored.stderr
+    assert "loading model" not in scored.stderr
+    assert (folder / "table.md").read_text() == table
+    for name in ("table.md", "cells.csv", "dashboard.html"):
+        (folder / name).unlink()
+    reported = command(finished, "report", "one")
+    assert reported.returncode == 0, reported.stderr
+    assert (folder / "table.md").read_text() == table
+    assert reported.stdout == scored.stdout
+
+
+def test_score_refuses_journals_whose_documents_changed(tmp_path):
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    documents = pq.read_table(ROOT / "evals/suite/data/pope.parquet")
+    pq.write_table(documents, suite / "pope.parquet")
+    local = f"suite=local suite.directory={suite}"
+    assert shell(f"$RUN name=one {local}", tmp_path).returncode == 0
+    pq.write_table(documents.slice(3), suite / "pope.parquet")
+    done = command(tmp_path, "score", "one")
+    assert done.returncode == 1
+    assert "the documents changed since they were answered" in done.stdout + done.stderr
+
+
+def test_a_report_shows_what_belongs_together_and_names_what_it_leaves_out(finished):
+    """Another model under the same name, in the same directory: the newest rows are one table."""
+    again = shell("$RUN name=one model.max_new_tokens=5", finished)
+    assert again.returncode == 0, again.stderr
+    done = command(finished, "report", "one")
+    assert done.stdout == again.stdout
+    assert "2 earlier rows are left out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["report"], "names of runs"),
+        (["score", "two"], "Unknown run 'two'. Did you mean 'one'?"),
+        (["report", "one", "colour=red"], "names of runs"),
+        (["report", "one", "reference=divprun"], "Unknown reference 'divprun'"),
+    ],
+)
+def test_a_command_that_means_nothing_is_one_sentence(finished, words, said):
+    done = command(finished, *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_command_is_named_in_the_help(tmp_path):
+    done = command(tmp_path, "--help")
+    for name in COMMANDS:
+        assert name in done.stdout
