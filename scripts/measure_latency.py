@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,6 +68,9 @@ class Line:
 class FixedPrompt:
     """In place of a tokenizer: always the same number of text tokens, one image placeholder."""
 
+    all_special_tokens: tuple[str, ...] = ()
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
+
     def __init__(self, image_token: int) -> None:
         half = TEXT_TOKENS // 2
         self.ids = [1, *range(10, 9 + half), image_token, *range(40, 40 + TEXT_TOKENS - half)]
@@ -113,7 +116,7 @@ def build(name: str, device: str, dtype: torch.dtype, attention: str) -> LlavaAd
         model = LlavaForConditionalGeneration._from_config(config, dtype=dtype).eval()
     model.generation_config.eos_token_id = 2
     model.generation_config.pad_token_id = 0
-    processor = image_processor_for("", None, PAPER_PREPROCESSING)
+    processor = image_processor_for("", PAPER_PREPROCESSING)
     tokenizer = FixedPrompt(config.image_token_id)
     return LlavaAdapter(model, tokenizer, processor, "<image>{question}")
 

@@ -149,14 +149,15 @@ def use_lmms_eval():
     from hydra import compose, initialize_config_dir
 
     from agilepruner.cli import CONFIGS
-    from evals import lmms, tasks
+    from evals import lmms, sources, tasks
     from evals.scoring import score
 
     with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         config = compose("config", overrides=["benchmark=[mmbench_en,chair,vqav2,pope]"])
     for name, benchmark in config.benchmark.items():
-        loaded = tasks.load(name, benchmark, config.suite, "lmms", limit=2)
-        score(loaded, {d.index: "A dog." for d in loaded.documents}, exact_words=True)
+        source = sources.directory(config.suite, name, lambda path: path.name)
+        loaded = tasks.load(name, benchmark, source, "lmms", limit=2)
+        score(loaded, {d.index: "A dog." for d in loaded.documents})
     # The worst of the rest: a seed, the size of pictures, another loguru sink, a day as timeout.
     for module in ("tomato.utils", "xlrs.mcq_utils"):
         lmms.task_module(module)

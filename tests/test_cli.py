@@ -37,7 +37,7 @@ def test_lists_share_one_run_and_vanilla_comes_first():
         ("divprune", 32),
         ("divprune", 64),
     ]
-    assert len({cell.id for cell in run.cells}) == 5
+    assert len({cell.id for cell in identify(run).cells}) == 5
 
 
 def test_a_parameter_reaches_the_strategy():

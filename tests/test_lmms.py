@@ -23,7 +23,6 @@ PROGRAM = Path(__file__).parent / "process_state.py"
 CHANGED = {
     "environment variables",
     "loguru sinks",
-    "multiprocessing",
     "PIL",
     "random",
     "torch process group",

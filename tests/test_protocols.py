@@ -17,7 +17,8 @@ from plans import loaded
 
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
-from agilepruner.runner.plan import plan
+from agilepruner.runner.identity import digest
+from agilepruner.runner.plan import _model, cell_identity, plan
 from evals.metrics import ai2d
 from evals.scoring import score
 
@@ -367,12 +368,14 @@ def test_preprocessing_follows_the_protocol_and_is_identity():
     cells = {}
     for protocol in ("paper", "lmms"):
         config = composed("table=llava_1_5_7b", f"protocol={protocol}", "benchmark=[gqa]")
-        (cells[protocol], *_) = plan(config).cells
-    paper, lmms = (cells[p].identity["model"] for p in ("paper", "lmms"))
+        run = plan(config)
+        documents, files = {"file": "0"}, {"files": "0", **_model(run.config)}
+        cells[protocol] = cell_identity(run.config, run.cells[0], files, documents)
+    paper, lmms = (cells[p]["model"] for p in ("paper", "lmms"))
     assert paper["image_processor"]["do_pad"] is True
     assert paper["split_at_image"] is True
     assert lmms["image_processor"] == {}
-    assert cells["paper"].id != cells["lmms"].id
+    assert digest(cells["paper"]) != digest(cells["lmms"])
 
 
 @pytest.mark.parametrize("model", TABLES[:3])

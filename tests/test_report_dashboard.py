@@ -11,10 +11,11 @@ import synthetic_rows as made
 
 from agilepruner.report import write_report
 from agilepruner.report.dashboard import dashboard_html, styles
-from agilepruner.report.kinds import kinds_sheet, read_kinds, scores_by_kind
+from agilepruner.report.kinds import kinds_of, kinds_sheet, scores_by_kind
 from agilepruner.report.lines import build_tables
 from agilepruner.report.sheets import render_markdown
 from agilepruner.report.statistics import analyse
+from evals.sources import kinds
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "strategy"
 KINDS = {
@@ -108,11 +109,15 @@ def test_scores_of_pairs_need_their_documents():
     assert (simple.kind, simple.units) == ("simple", 20)
 
 
-def test_kinds_come_from_the_suites_sidecar(tmp_path):
+def test_kinds_come_from_the_suites_sidecar_and_the_rows_carry_them(tmp_path):
     path = tmp_path / "scenes.csv"
-    path.write_text("benchmark,doc_id,image_id,kind\ngqa,0,7,simple\ngqa,1,8,complex\n")
-    assert read_kinds(path) == {("gqa", 0): "simple", ("gqa", 1): "complex"}
-    assert read_kinds(tmp_path / "none.csv") == {}
+    path.write_text(
+        "benchmark,doc_id,image_id,kind\ngqa,0,7,simple\npope,0,7,word\ngqa,1,8,complex\n"
+    )
+    assert kinds({"directory": tmp_path}, "gqa") == {0: "simple", 1: "complex"}
+    assert kinds({"directory": tmp_path / "none"}, "gqa") == {}
+    row = made.row("vanilla", 576, "gqa", documents=[1, 0], kinds=["complex", "simple"])
+    assert kinds_of([row]) == {("gqa", 0): "simple", ("gqa", 1): "complex"}
 
 
 def test_write_report_writes_the_page_and_the_kinds(tmp_path):

@@ -22,7 +22,7 @@ STRATEGIES = Path(__file__).parents[2] / "configs" / "strategy"
 
 # Okabe and Ito's colours that hold on white and on black; told apart by the colour-blind.
 COLOURS = ("#009E73", "#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00")
-MARKERS = ("circle", "square", "diamond", "triangle", "cross", "wedge", "plus")
+MARKERS = ("circle", "square", "diamond", "triangle", "cross", "wedge", "plus", "flag", "pillar")
 NEUTRAL = "#8A8A8A"
 PLAIN = {VANILLA: "circle", "random": "square", "blind": "cross"}
 # What would end or change the script that the data stands in.

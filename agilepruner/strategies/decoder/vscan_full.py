@@ -30,7 +30,7 @@ class VScanFull(DecoderStrategy):
     window: Annotated[int, Range(1, 100)] = 6
     global_ratio: Annotated[float, Range(0, 1)] = 0.5
     depth: Annotated[float, Range(0, 1)] = 16 / 32
-    enters: Annotated[float, Range(1, 10)] = 1.5
+    enters: Annotated[float, Range(1.1, 10)] = 1.5
 
     label: ClassVar = "VScan"
     needs: ClassVar = VScan.needs
@@ -54,7 +54,7 @@ class VScanFull(DecoderStrategy):
 
     def plan(self, layers: int, tokens: int, budget: int) -> tuple[Stage, ...]:
         tokens = self.entering(tokens, budget)
-        layer = max(1, int(self.depth * layers))
+        layer = min(max(1, int(self.depth * layers)), layers - 1)
 
         def build(ratio: float) -> tuple[Stage, ...]:
             return (Stage(layer, max(1, int(tokens * ratio))),)
