@@ -197,6 +197,9 @@ def _from_disk(command: str, words: list[str]) -> int:
     rows = _together(rows)
     joined = "+".join(names)
     problems = _report(rows, root / joined, joined, reference)
+    failed = [row for row in rows if row.status != "done"] if command == "score" else []
+    if failed:
+        problems.append(f"{len(failed)} of {len(rows)} cells failed: {failed[0].error}.")
     if problems:
         _stop(" ".join(problems), 1)
     return 0

@@ -10,6 +10,7 @@ from plans import composed, planned
 
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
+from agilepruner.runner.plan import identify
 
 
 def options(group):

@@ -44,7 +44,7 @@ ANSWERING = {
 SCORING = {
     "evals/metrics.py": ('"no", "not"', '"no"'),
     "evals/scoring.py": ("/ len(values)", "/ (len(values) + 1)"),
-    "evals/submissions.py": ("submission.json", "sub.json"),
+    "evals/submissions.py": ("allow_nan=False", "allow_nan=True"),
     "agilepruner/flops.py": ("return 2.0 * (macs + arch", "return 3.0 * (macs + arch"),
     "agilepruner/runner/score.py": ("/ n for part", "/ (n + 1) for part"),
 }

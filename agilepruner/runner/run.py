@@ -149,12 +149,13 @@ class _Work:
             if name in self.failed:
                 continue
             try:
-                self.benchmarks[name] = tasks.load(
+                benchmark = tasks.load(
                     *(name, config["benchmark"][name], self.run.sources[name]),
                     *(config["protocol"], config["limit"]),
                 )
                 if config["suite"]["kind"] == "directory":  # hub files are of one commit
                     _unchanged(self.run, name)
+                self.benchmarks[name] = benchmark
             except Exception as error:  # its cells fail, and no other
                 said = (
                     str(error)

@@ -56,7 +56,7 @@ def test_no_stream_ends_a_run(tmp_path, command, env):
 
 def test_a_sturdy_stream_drops_what_it_cannot_write():
     class Full:
-        def write(self, text):
+        def write(self, *_text):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         flush = write
@@ -185,7 +185,7 @@ def test_a_report_shows_what_belongs_together_and_names_what_it_leaves_out(finis
     ("words", "said"),
     [
         (["report"], "names of runs"),
-        (["score", "two"], "Unknown run 'two'. Did you mean 'one'?"),
+        (["score", "ones"], "Unknown run 'ones'. Did you mean 'one'?"),
         (["report", "one", "colour=red"], "names of runs"),
         (["report", "one", "reference=divprun"], "Unknown reference 'divprun'"),
     ],
