@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, NoReturn
@@ -75,9 +76,10 @@ def _run(config: DictConfig) -> None:
         _show(describe(planned))
         return
     planned = identify(planned)
-    outcome = execute(planned)
+    first = int(os.environ.get("RANK", 0)) == 0  # of several processes one prints
+    outcome = execute(planned, partial(_write_so_far, planned) if first else lambda rows: None)
     problems = [outcome.problem] if outcome.problem else []
-    if int(os.environ.get("RANK", 0)) == 0:  # of several processes one prints
+    if first:
         shown = outcome.rows
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             shown = _with_earlier(planned, outcome.rows)
@@ -94,6 +96,20 @@ def _run(config: DictConfig) -> None:
         )
     if problems:
         raise NotFinished(" ".join(problems))
+
+
+def _write_so_far(planned: Any, rows: list[Any]) -> None:
+    """Bring table and page up to date while the run goes on."""
+    from agilepruner.report.table import make_report
+    from agilepruner.runner.claims import Claims
+
+    try:
+        report = make_report(rows, planned.config["name"])
+        with Claims(planned.directory) as claims:
+            claims.take("report", wait=True)
+            report.write(planned.directory)
+    except (OSError, UserError) as error:
+        log.warning("the table so far could not be written: %s", error)
 
 
 def _report(rows: list[Any], directory: Path, name: str, reference: str | None = None) -> list[str]:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,10 +56,15 @@ class Outcome:
     problem: str = ""
 
 
-def execute(run: Run) -> Outcome:
+def execute(run: Run, on_rows: Callable[[list[Row]], None] = lambda rows: None) -> Outcome:
     """Answer and score every cell of an identified run that is not done.
 
-    Cells fail one by one: a failed cell has a row that says why, and the others go on.
+    Cells fail one by one: a failed cell has a row that says why, and the others go on. Small
+    benchmarks come before large ones, so that there is something to look at soon.
+
+    Args:
+        run: what to do.
+        on_rows: called with all rows there are, whenever a benchmark is finished.
     """
     rows = {cell.id: row for cell in run.cells if (row := row_of(run, cell)) is not None}
     todo = [cell for cell in run.cells if cell.id not in rows]
@@ -68,7 +73,7 @@ def execute(run: Run) -> Outcome:
         started = time.perf_counter()
         spent: dict[str, float] = defaultdict(float)
         with Claims(run.directory) as claims:
-            work = _Work(run, todo, claims, spent, rows)
+            work = _Work(run, todo, claims, spent, rows, on_rows)
             try:
                 work.do()
             except OSError as error:
@@ -107,7 +112,9 @@ class _Work:
         claims: Claims,
         spent: dict[str, float],
         rows: dict[str, Row],
+        on_rows: Callable[[list[Row]], None],
     ) -> None:
+        self.on_rows = on_rows
         self.run, self.cells, self.claims, self.spent, self.rows = run, cells, claims, spent, rows
         self.since = time.time()
         self.journals = {c.id: Journal(run.folder(c), c.id, claims.writer) for c in cells}
@@ -127,7 +134,7 @@ class _Work:
                     self._store(cell, self._not_loaded(cell))
                     progress.cell_done()
             held: list[_Part] = []
-            for name in self.benchmarks:
+            for name in sorted(self.benchmarks, key=lambda n: len(self.benchmarks[n].documents)):
                 progress.benchmark(self.run.config["benchmark"][name]["label"])
                 cells = [cell for cell in self.cells if cell.benchmark == name]
                 mine = [cell for cell in fresh if cell.benchmark == name]
@@ -261,6 +268,8 @@ class _Work:
                 progress.cell_done()
         finally:
             self.claims.give_back(claim)
+        if len(self.rows) < len(self.run.cells):
+            self.on_rows([self.rows[cell.id] for cell in self.run.cells if cell.id in self.rows])
         self.spent["score"] += time.perf_counter() - started
 
     def _score_cell(self, cell: Cell) -> Row:
