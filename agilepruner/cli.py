@@ -77,7 +77,8 @@ def _run(config: DictConfig) -> None:
         return
     planned = identify(planned)
     first = int(os.environ.get("RANK", 0)) == 0  # of several processes one prints
-    outcome = execute(planned, partial(_write_so_far, planned) if first else lambda rows: None)
+    write = partial(_write_so_far, planned) if first else lambda rows: None
+    outcome = execute(planned, write, _first_look(planned.config))
     problems = [outcome.problem] if outcome.problem else []
     if first:
         shown = outcome.rows
@@ -96,6 +97,14 @@ def _run(config: DictConfig) -> None:
         )
     if problems:
         raise NotFinished(" ".join(problems))
+
+
+def _first_look(config: Any) -> Any:
+    """What vanilla's first answers are held against; None where nothing was published."""
+    from agilepruner.report.anchor import far_from_published, is_published
+
+    published = is_published(config["model"]["name"]) and not config["suite"]["synthetic"]
+    return far_from_published if published else None
 
 
 def _write_so_far(planned: Any, rows: list[Any]) -> None:

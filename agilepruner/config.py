@@ -221,6 +221,7 @@ class Config(TypedDict):
     limit: Annotated[Count | None, "first so many documents per benchmark; null: all"]
     vanilla: bool
     reference: Line | None
+    anchor: Literal["stop", "warn"]
     dry_run: bool
     name: Name
     results: Place

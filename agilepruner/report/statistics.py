@@ -255,7 +255,7 @@ class Samples:
                 self.size[benchmark] = len(members), int(members.max()) + 1
             if all(row.clusters == clusters for row in rows):
                 for column in columns:
-                    found = [_left_out(column, row, members) for row in rows]
+                    found = [left_out(column, row, members) for row in rows]
                     if all(one is not None for one in found):
                         self._found[column, id(line)] = _mean_of_seeds(found)  # type: ignore[arg-type]
 
@@ -305,7 +305,7 @@ def _if_finite(estimate: Estimate) -> Estimate | None:
     return estimate if isfinite(estimate.error) and isfinite(estimate.point) else None
 
 
-def _left_out(column: Column, row: Row, members: np.ndarray) -> LeftOut | None:
+def left_out(column: Column, row: Row, members: np.ndarray) -> LeftOut | None:
     """A row's number without each image; None unless its parts give the number it prints."""
     own = {"score": row.scores} | row.parts
     parts = [own.get(name) for name in column.aggregate.parts]

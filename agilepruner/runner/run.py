@@ -56,7 +56,14 @@ class Outcome:
     problem: str = ""
 
 
-def execute(run: Run, on_rows: Callable[[list[Row]], None] = lambda rows: None) -> Outcome:
+Look = Callable[[list[Row]], list[str]]
+
+
+def execute(
+    run: Run,
+    on_rows: Callable[[list[Row]], None] = lambda rows: None,
+    first_look: Look | None = None,
+) -> Outcome:
     """Answer and score every cell of an identified run that is not done.
 
     Cells fail one by one: a failed cell has a row that says why, and the others go on. Small
@@ -65,6 +72,11 @@ def execute(run: Run, on_rows: Callable[[list[Row]], None] = lambda rows: None) 
     Args:
         run: what to do.
         on_rows: called with all rows there are, whenever a benchmark is finished.
+        first_look: what is wrong with vanilla's rows on the first window of images of every
+            benchmark, which are answered before all else; None: there is nothing to look for.
+
+    Raises:
+        UserError: the first look found something, and the config does not say to go on.
     """
     rows = {cell.id: row for cell in run.cells if (row := row_of(run, cell)) is not None}
     todo = [cell for cell in run.cells if cell.id not in rows]
@@ -73,7 +85,7 @@ def execute(run: Run, on_rows: Callable[[list[Row]], None] = lambda rows: None) 
         started = time.perf_counter()
         spent: dict[str, float] = defaultdict(float)
         with Claims(run.directory) as claims:
-            work = _Work(run, todo, claims, spent, rows, on_rows)
+            work = _Work(run, todo, claims, spent, rows, on_rows, first_look)
             try:
                 work.do()
             except OSError as error:
@@ -113,8 +125,9 @@ class _Work:
         spent: dict[str, float],
         rows: dict[str, Row],
         on_rows: Callable[[list[Row]], None],
+        first_look: Look | None,
     ) -> None:
-        self.on_rows = on_rows
+        self.on_rows, self.first_look = on_rows, first_look
         self.run, self.cells, self.claims, self.spent, self.rows = run, cells, claims, spent, rows
         self.since = time.time()
         self.journals = {c.id: Journal(run.folder(c), c.id, claims.writer) for c in cells}
@@ -127,6 +140,8 @@ class _Work:
         fresh = [c for c in self.cells if c.benchmark in self.benchmarks and not self._answered(c)]
         adapter = load(self.run, fresh) if fresh else None
         self.spent["load"] += time.perf_counter() - clock
+        if self.first_look is not None and fresh:
+            self._look(adapter, fresh)
         total = sum(len(self.benchmarks[cell.benchmark].documents) for cell in fresh)
         with Progress(total, len(self.cells)) as progress:
             for cell in self.cells:
@@ -134,17 +149,56 @@ class _Work:
                     self._store(cell, self._not_loaded(cell))
                     progress.cell_done()
             held: list[_Part] = []
-            for name in sorted(self.benchmarks, key=lambda n: len(self.benchmarks[n].documents)):
+            for name in self._small_first():
                 progress.benchmark(self.run.config["benchmark"][name]["label"])
                 cells = [cell for cell in self.cells if cell.benchmark == name]
                 mine = [cell for cell in fresh if cell.benchmark == name]
-                answering = self._answering(adapter, name, mine, progress) if mine else None
+                answering = (
+                    self._answering(adapter, name, mine, progress.documents) if mine else None
+                )
                 part = _Part(name, cells, answering, answering.shares() if answering else [])
                 if self._pass(part):
                     held.append(part)
                 else:
                     self._score(part, progress)
             self._wait_for_others(held, progress)
+
+    def _small_first(self) -> list[str]:
+        return sorted(self.benchmarks, key=lambda name: len(self.benchmarks[name].documents))
+
+    def _look(self, adapter: Any, fresh: list[Cell]) -> None:
+        """Answer the first window of every benchmark unpruned, and see what it says."""
+        log.info("a first look: vanilla on the first images of every benchmark")
+        rows = []
+        for name in self._small_first():
+            cells = [c for c in fresh if c.benchmark == name and c.strategy_name == "vanilla"]
+            if not cells:
+                continue
+            answering = self._answering(adapter, name, cells, lambda count: None)
+            share = answering.shares()[0]
+            claim = self._claim(name, 0, len(answering.shares()))
+            if not self.claims.take(claim):
+                continue  # another process looks at it
+            try:
+                answering.answer(share[:1])
+            finally:
+                self.claims.give_back(claim)
+            seen = [document for group in share[0] for document in group]
+            benchmark = replace(self.benchmarks[name], documents=seen)
+            folder = self.run.folder(cells[0])
+            journal = self.journals[cells[0].id]
+            rows.append(score_cell(self.run.config, cells[0], benchmark, journal, folder))
+        assert self.first_look is not None
+        found = self.first_look([row for row in rows if row.status == "done"])
+        if not found:
+            return
+        said = f"Vanilla is far from its published numbers: {'; '.join(found)}."
+        if self.run.config["anchor"] == "stop":
+            raise UserError(
+                f"{said} Check weights, protocol and preprocessing, or go on with anchor=warn; "
+                "what was answered is kept."
+            )
+        log.warning("%s", said)
 
     def _load_benchmarks(self) -> None:
         from evals import tasks
@@ -183,7 +237,7 @@ class _Work:
         return replace(row, status="failed", error=self.failed[cell.benchmark])
 
     def _answering(
-        self, adapter: Any, name: str, cells: list[Cell], progress: Progress
+        self, adapter: Any, name: str, cells: list[Cell], on_progress: Callable[[int], None]
     ) -> Answering:
         config = self.run.config
         settings = Settings(
@@ -200,7 +254,7 @@ class _Work:
             {cell.id: self.journals[cell.id] for cell in cells},
             settings,
             lambda cell: header(config, cell, adapter),
-            progress.documents,
+            on_progress,
             self.spent,
         )
         answering.refresh()
@@ -216,7 +270,7 @@ class _Work:
         for number, share in enumerate(part.shares):
             if part.answering is None or not part.answering.wanted(share):
                 continue
-            claim = f"share-{self._documents(part.name)}-{number}-of-{len(part.shares)}"
+            claim = self._claim(part.name, number, len(part.shares))
             if not self.claims.take(claim):
                 held = True
                 continue
@@ -227,11 +281,12 @@ class _Work:
                 self.claims.give_back(claim)
         return held
 
-    def _documents(self, name: str) -> str:
-        """What is shared: the documents, not the cells, so that jobs of a sweep take turns."""
+    def _claim(self, name: str, number: int, count: int) -> str:
+        """The name of a share: of the documents, not the cells, so that sweep jobs take turns."""
         cell = next(cell for cell in self.cells if cell.benchmark == name)
         keys = ("documents", "limit", "protocol")
-        return f"{name}-{identity.digest({key: cell.identity[key] for key in keys})}"
+        documents = identity.digest({key: cell.identity[key] for key in keys})
+        return f"share-{name}-{documents}-{number}-of-{count}"
 
     def _wait_for_others(self, parts: list[_Part], progress: Progress) -> None:
         """Finish what other processes hold: with them, or in their place when they are gone."""
