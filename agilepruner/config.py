@@ -82,6 +82,7 @@ class Load(TypedDict):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
     image_processor: NotRequired[dict[str, Any] | None]
     joint_space: NotRequired[Place | None]
+    joint_space_revision: NotRequired[Line | None]
     split_at_image: NotRequired[bool]
     geometry: NotRequired[Literal["paper", "native"]]
     full: NotRequired[Annotated[int, Range(1, 100_000)]]
@@ -329,7 +330,7 @@ def _check_results(directory: Path) -> None:
 def _check_load(load: Load) -> None:
     target = load["_target_"]
     known = _arguments(target, "model.load._target_")
-    for key in load.keys() - {"_target_"}:
+    for key in load.keys() - {"_target_", "joint_space_revision"}:
         if known is not None and key not in known:
             raise no_setting("model.load", key, known)
     if target.startswith("agilepruner.") and sum(map(load["prompt"].count, PLACEHOLDERS)) != 1:

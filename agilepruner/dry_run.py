@@ -8,15 +8,18 @@ documents, and what would be downloaded.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture, document_flops, selection_flops
+from agilepruner.hub import Part, cache, free_bytes, readable
+from agilepruner.models.checkpoints import on_hub
 from agilepruner.models.published import config_of, on_meta
-from agilepruner.runner.plan import Cell, Run, identify
+from agilepruner.runner.plan import Cell, Run, checkpoints, identify, on_hub_as, parts_of
 from agilepruner.runner.run import row_of
 
 log = logging.getLogger(__name__)
@@ -48,18 +51,20 @@ class Size:
         """Bytes of keys and values per token."""
         return 2 * self.arch.layers * self.arch.key_width * self.width
 
-    def memory(self, tokens: int, batch: int, window: int, tiles: int) -> float:
+    def memory(self, tokens: int, batch: int, window: int, tiles: int, prompts: int) -> float:
         """Estimate of the peak in bytes: weights, cache, and the larger of two passes.
 
         The passes are the prefill of ``batch`` prompts of ``tokens`` (the MLP's two hidden layers
         and four residual-sized tensors) and the tower on ``ENCODED_TOGETHER`` images; beside both
-        stand the visual tokens of the ``window`` of images being answered.
+        stand the visual tokens of the ``window`` of images being answered, and each cell's own copy
+        of those that it shows (``prompts`` tokens per image, over all cells).
         """
         arch = self.arch
         prefill = batch * tokens * (2 * arch.mlp + 4 * arch.width)
         patches = ENCODED_TOGETHER * tiles * (arch.patches + arch.cls)
         tower = patches * (2 * arch.vision_mlp + 6 * arch.vision_width)
         waiting = window * tiles * arch.tokens * (arch.width + arch.vision_width * arch.merge**2)
+        waiting += window * prompts * arch.width
         moving = (max(prefill, tower) + waiting) * self.width
         return self.weights + batch * tokens * self.cache + moving
 
@@ -123,6 +128,9 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
     whole: dict[str, float] = {}
     everything = 0.0
     order = list(run.config["benchmark"])
+    shown: dict[str, int] = defaultdict(int)  # benchmark -> tokens per image, over its cells
+    for cell in run.cells:
+        shown[cell.benchmark] += visual_per_layer(cell, size.arch.layers, run.config["model"])[0]
     for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
         settings = run.config["benchmark"][cell.benchmark]
         layers = visual_per_layer(cell, size.arch.layers, run.config["model"])
@@ -136,7 +144,8 @@ def _cells(run: Run, size: Size) -> Iterator[str]:
         everything += parts["total"] * (count or 0)
         longest = int(max(layers)) + TEXT_TOKENS + new
         memory = size.memory(
-            longest, run.config["batch_size"], run.config["images_per_window"], tiles
+            *(longest, run.config["batch_size"], run.config["images_per_window"], tiles),
+            shown[cell.benchmark],
         )
         names = ("vision", "projector", "selection", "prefill", "decode", "total")
         rows.append(
@@ -173,16 +182,10 @@ def visual_per_layer(cell: Cell, layers: int, model: Mapping[str, Any]) -> list[
     return [full] * layers if each is None else [tiles * count for count in each]
 
 
-def source(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
-    """The hub data set of a benchmark under the run's protocol."""
-    settings = config["benchmark"][benchmark]
-    return settings["protocols"][config["protocol"]].get("hub", settings["hub"])
-
-
 def documents(config: Mapping[str, Any], benchmark: str) -> int | None:
     """Documents of a benchmark; None where a limit counts other units than documents."""
     if config["suite"]["kind"] == "hub":
-        count = int(source(config, benchmark)["size"])
+        count = int(on_hub_as(config, benchmark)["size"])
     else:
         import pyarrow.parquet
 
@@ -195,26 +198,43 @@ def documents(config: Mapping[str, Any], benchmark: str) -> int | None:
 
 
 def _downloads(run: Run, size: Size) -> Iterator[str]:
-    path = run.config["model"]["load"]["path"]
-    wanted: list[str] = []
-    if not _is_here(path):
-        wanted.append(f"model {path}, about {size.parameters * 2 / 2**30:.0f} GiB (16-bit weights)")
-    joint = run.config["model"]["load"].get("joint_space")
-    reads = any("text_embeds" in cell.strategy.needs for cell in run.cells)
-    if joint and reads and not _is_here(joint):
-        wanted.append(f"model {joint}, about 2 GiB (CLIP's text tower, for CDPruner)")
+    wanted, unknown, total, here = [], [], 0, 0
+    for name, found in needs(run):
+        if isinstance(found, UserError):
+            unknown.append(f"{name}: {found}")
+            continue
+        missing = sum(sum(part.missing.values()) for part in found)
+        here += sum(part.bytes for part in found) - missing
+        total += missing
+        if missing:
+            wanted.append(f"{name}: {readable(missing)} at commit {found[0].commit[:8]}")
+    if wanted:
+        yield f"Would be downloaded: {readable(total)}; {readable(free_bytes())} free in {cache()}."
+    elif not unknown:
+        yield "Nothing would be downloaded."
+    yield from (f"  {line}" for line in wanted)
+    if here:
+        yield f"Here already: {readable(here)}."
+    if unknown:
+        weights = f"16-bit weights are about {size.parameters * 2 / 2**30:.0f} GiB"
+        yield f"Not known without the hub ({weights}):"
+    yield from (f"  {line}" for line in unknown)
+
+
+def needs(run: Run) -> Iterator[tuple[str, list[Part] | UserError]]:
+    """What a run reads of the hub: a name for it, and its files or why they are not known."""
+    for _, path, revision in checkpoints(run):
+        if not Path(path).is_dir():
+            yield f"model {path}", _asked(lambda: [on_hub(path, revision)])  # noqa: B023
     if run.config["suite"]["kind"] == "hub":
         for name in run.config["benchmark"]:
-            hub = source(run.config, name)
-            subsets = [hub[key] for key in ("name", "images") if hub.get(key)]
-            subset = f", config {' and '.join(subsets)}" if subsets else ""
-            wanted.append(f"data set {hub['path']}{subset} ({name}, {hub['size']:,} documents)")
-    yield "Would be downloaded:" if wanted else "Nothing would be downloaded."
-    yield from (f"  {line}" for line in wanted)
+            where = on_hub_as(run.config, name)
+            label = f"data set {where['path']} ({name}, {where['size']:,} documents)"
+            yield label, _asked(lambda: parts_of(run.config, name))  # noqa: B023
 
 
-def _is_here(path: str) -> bool:
-    """Whether a model is a directory or in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "config.json"), str)
+def _asked(ask: Callable[[], list[Part]]) -> list[Part] | UserError:
+    try:
+        return ask()
+    except UserError as error:
+        return error

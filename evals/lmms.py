@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO, cast
 
@@ -194,7 +195,8 @@ def _forwarder() -> dict[int, Any]:
 
     def forward(message: Any) -> None:
         name, level = message.record["name"], message.record["level"].no
-        if level >= logging.ERROR or not (name or "").startswith("lmms_eval"):
+        ours = "lmms_eval" not in Path(message.record["file"].path).parts  # tasks are named "utils"
+        if level >= logging.ERROR or ours:
             logging.getLogger(name).log(level, message.record["message"])
 
     core: Any = logger._core  # type: ignore[attr-defined]

@@ -8,13 +8,16 @@ import csv
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+
+import pyarrow.parquet as pq
 
 from agilepruner.errors import UserError
+from agilepruner.hub import Part, ask
 from evals.documents import outside
 
 log = logging.getLogger(__name__)
@@ -35,47 +38,6 @@ class Source:
     images: tuple[Path, ...]
     image_of: tuple[str, str]
     identity: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Files of one split of a hub data set at one commit.
-
-    Attributes:
-        repo, config, split: as the hub names them. commit: 40 hexadecimal digits.
-        files: paths inside the repository. bytes: of all of them.
-    """
-
-    repo: str
-    config: str | None
-    split: str
-    commit: str
-    files: tuple[str, ...]
-    bytes: int
-
-    def download(self, fetch: bool = True) -> tuple[Path, ...]:
-        """The files in the hub's local cache, fetched where they are not there (if ``fetch``).
-
-        Raises:
-            UserError: they cannot be had.
-        """
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return tuple(
-                Path(
-                    hf_hub_download(
-                        self.repo,
-                        file,
-                        repo_type="dataset",
-                        revision=self.commit,
-                        local_files_only=not fetch,
-                    )
-                )
-                for file in self.files
-            )
-        except Exception as error:
-            raise unreachable(self.repo, error) from error
 
 
 def directory(
@@ -141,7 +103,7 @@ def kinds(suite: Mapping[str, Any], benchmark: str) -> dict[int, str]:
     return {int(line["doc_id"]): line["kind"] for line in lines}
 
 
-def hub(settings: Mapping[str, Any], split: str) -> list[Listing]:
+def hub(settings: Mapping[str, Any], split: str) -> list[Part]:
     """What of the hub a benchmark needs: its split, and the table of images where that is apart.
 
     Args:
@@ -149,85 +111,68 @@ def hub(settings: Mapping[str, Any], split: str) -> list[Listing]:
         split: name of the split that is scored.
 
     Raises:
-        UserError: the data set cannot be found.
+        UserError: the hub does not have it, or cannot be reached.
     """
-    revision = settings.get("revision")
-    found = [listing(settings["path"], settings.get("name"), split, revision)]
+    path, revision = settings["path"], settings.get("revision")
+    found = [_part(path, settings.get("name"), split, revision)]
     if settings.get("images"):
-        found.append(listing(settings["path"], settings["images"], split, found[0].commit))
+        found.append(_part(path, settings["images"], split, found[0].commit))
     return found
 
 
-def downloaded(settings: Mapping[str, Any], listings: list[Listing], fetch: bool = True) -> Source:
-    """Files of what ``hub`` listed; where ``fetch`` is False, only if they are all here."""
-    files = listings[0].download(fetch)
-    images = listings[1].download(fetch) if len(listings) > 1 else ()
+def downloaded(settings: Mapping[str, Any], parts: Sequence[Part], fetch: bool = True) -> Source:
+    """The files of what ``hub`` found; where ``fetch`` is False, only if they are all here.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    files = parts[0].download(fetch)
+    images = parts[1].download(fetch) if len(parts) > 1 else ()
     join = settings.get("image_of") or ("", "")
-    identity = {"hub": [[each.repo, each.commit, *each.files] for each in listings]}
+    identity = {"hub": [[each.repo, each.commit, *each.files] for each in parts]}
     return Source(files, images, (join[0], join[1]), identity)
 
 
-def listing(repo: str, config: str | None, split: str, revision: str | None) -> Listing:
-    """Commit, files and bytes of a split, asked of the hub; the last answer where it is away.
+def check_size(source: Source, settings: Mapping[str, Any], limit: int | None) -> None:
+    """Hold the rows of a hub data set against the size of the benchmark.
 
     Raises:
-        UserError: the hub does not have it, or cannot be reached and was never asked.
+        UserError: all of another number of documents would be answered, under the benchmark's name.
     """
-    key = json.dumps([repo, config, split, revision])
-    remembered = _cache() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    try:
-        found = _ask(repo, config, split, revision)
-    except Exception as error:
-        if not remembered.is_file():
-            raise unreachable(repo, error) from error
-        data = json.loads(remembered.read_text(encoding="utf-8"))
-        log.warning("%s: the hub cannot be reached, using commit %s", repo, data["commit"][:8])
-        return Listing(**{**data, "files": tuple(data["files"])})
-    try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    except OSError as error:
-        log.debug("listing not remembered: %s", error)
-    return found
+    rows = sum(pq.read_metadata(file).num_rows for file in source.files)
+    if rows == settings["size"]:
+        return
+    said = f"{settings['path']} has {rows:,} documents where {settings['size']:,} are expected"
+    if limit is None:
+        raise UserError(
+            f"{said}: all of them would not be the benchmark. Name the commit that is meant with "
+            f"hub.revision=..., say hub.size={rows} if this one is, or set a limit."
+        )
+    log.warning("%s", said)
 
 
-def _cache() -> Path:
-    from huggingface_hub.constants import HF_HOME
+def _part(repo: str, config: str | None, split: str, revision: str | None) -> Part:
+    """The parquet files of one split."""
 
-    return Path(HF_HOME) / "agilepruner" / "listings"
+    def choose(api: Any, commit: str) -> dict[str, int]:
+        from datasets import load_dataset_builder
 
+        builder = load_dataset_builder(repo, name=config, revision=commit)
+        patterns = builder.config.data_files or {}
+        if split not in patterns:
+            known = ", ".join(map(str, patterns)) or "none"
+            raise ValueError(f"no split '{split}'; it has: {known}")
+        marker = f"{repo}@{commit}/"
+        files = [unquote(str(url).partition(marker)[2]) for url in patterns[split]]
+        odd = [file for file in files if not file.endswith(".parquet")]
+        if odd or not files:
+            found = odd[0] if odd else "no files"
+            raise ValueError(f"split '{split}' is not made of parquet files ({found})")
+        entries = api.get_paths_info(repo, files, revision=commit, repo_type="dataset")
+        sizes = {entry.path: entry.size for entry in entries}
+        return {file: sizes[file] for file in files}
 
-def _ask(repo: str, config: str | None, split: str, revision: str | None) -> Listing:
-    from datasets import load_dataset_builder
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    commit = str(api.dataset_info(repo, revision=revision).sha)
-    builder = load_dataset_builder(repo, name=config, revision=commit)
-    patterns = builder.config.data_files or {}
-    if split not in patterns:
-        raise ValueError(f"no split '{split}'; it has: {', '.join(map(str, patterns)) or 'none'}")
-    marker = f"{repo}@{commit}/"
-    files = tuple(str(url).partition(marker)[2] for url in patterns[split])
-    odd = [file for file in files if not file.endswith(".parquet")]
-    if odd or not files:
-        raise ValueError(f"split '{split}' is not made of parquet files ({odd[:1] or 'no files'})")
-    sizes = api.get_paths_info(repo, list(files), revision=commit, repo_type="dataset")
-    return Listing(repo, config, split, commit, files, sum(getattr(f, "size", 0) for f in sizes))
-
-
-def unreachable(path: str, error: BaseException) -> UserError:
-    """The error for a data set that cannot be had from the hub."""
-    return UserError(
-        f"the data set {path} cannot be loaded ({type(error).__name__}: {_line(error)}). Run "
-        "`agilepruner doctor`; log in with `hf auth login` if it is gated; or point suite=local "
-        f"at parquet files.{_offline()}"
-    )
-
-
-def _offline() -> str:
-    on = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-    return " HF_HUB_OFFLINE is set." if on else ""
+    return ask("dataset", repo, revision, choose, config, split)
 
 
 def _line(error: BaseException) -> str:

@@ -243,7 +243,7 @@ def load_checkpoint(
         transformers.utils.logging.disable_progress_bar()  # a log file needs no bars
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = str(local(path, revision, "path"))
+    place = str(local(path, revision))
     with fetching(path, "path"):
         model, report = getattr(transformers, model_class).from_pretrained(
             place,

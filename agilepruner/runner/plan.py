@@ -6,7 +6,7 @@ them. A benchmark whose documents cannot be had fails its own cells only.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from agilepruner.config import build_strategies, check
 from agilepruner.errors import UserError
+from agilepruner.hub import Part, check_room
 from agilepruner.runner import identity
 from agilepruner.runner.rows import SHOWN, describe
 from agilepruner.strategies.base import Strategy
@@ -161,61 +162,159 @@ def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> Non
 # --- identity ----------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Needed:
+    """What a run reads of the hub; what lies in directories is not in here.
+
+    Attributes:
+        checkpoints: setting of ``model.load`` -> the files of its checkpoint.
+        documents: benchmark -> the files of its documents.
+        failed: benchmark -> why its documents cannot be had.
+    """
+
+    checkpoints: Mapping[str, Part]
+    documents: Mapping[str, list[Part]]
+    failed: Mapping[str, str]
+
+    @property
+    def parts(self) -> list[Part]:
+        return [
+            *self.checkpoints.values(),
+            *(p for parts in self.documents.values() for p in parts),
+        ]
+
+
+def ask(run: Run) -> Needed:
+    """Ask the hub for every repository that a run needs; nothing is downloaded.
+
+    Raises:
+        UserError: a checkpoint cannot be had.
+    """
+    from agilepruner.models.checkpoints import on_hub
+
+    models = {
+        setting: on_hub(path, revision)
+        for setting, path, revision in checkpoints(run)
+        if not Path(path).is_dir()
+    }
+    documents, failed = {}, {}
+    if run.config["suite"]["kind"] == "hub":
+        for name in run.config["benchmark"]:
+            try:
+                documents[name] = parts_of(run.config, name)
+            except UserError as error:
+                failed[name] = str(error)
+    return Needed(models, documents, failed)
+
+
+def checkpoints(run: Run) -> Iterator[tuple[str, str, str | None]]:
+    """Setting of ``model.load``, path and revision of every checkpoint that will be read."""
+    load = run.config["model"]["load"]
+    yield "path", load["path"], load.get("revision")
+    joint = load.get("joint_space")
+    if joint and any("text_embeds" in cell.strategy.needs for cell in run.cells):
+        yield "joint_space", joint, load.get("joint_space_revision")
+
+
 def identify(run: Run, fetch: bool = True) -> Run:
     """Bind every cell to the bytes that decide its answers.
+
+    All repositories are asked for, and the disk is looked at, before anything is downloaded.
 
     Args:
         run: a plan.
         fetch: download what is not here; False raises instead.
 
     Raises:
-        UserError: the checkpoint cannot be had, or no benchmark's documents can.
+        UserError: a checkpoint cannot be had, no benchmark's documents can, or the disk is full.
     """
-    from agilepruner.models.checkpoints import local
+    from agilepruner.models.checkpoints import snapshot
 
-    load = run.config["model"]["load"]
-    checkpoint = local(load["path"], load.get("revision"), "path", fetch)
-    joint: dict[str, str] = {}
-    places: dict[str, Any] = {"path": str(checkpoint), "revision": None}
-    if load.get("joint_space") and any("text_embeds" in c.strategy.needs for c in run.cells):
-        place = local(load["joint_space"], load.get("joint_space_revision"), "joint_space", fetch)
-        joint = {"joint_space": identity.checkpoint_digest(place)}
-        places["joint_space"] = str(place)
-    model = {"files": identity.checkpoint_digest(checkpoint), **joint, **_model(run.config)}
-    sources, failed = {}, {}
+    needed = ask(run)
+    if fetch:
+        check_room(needed.parts)
+    places = {
+        setting: snapshot(needed.checkpoints[setting], fetch)
+        if setting in needed.checkpoints
+        else Path(path)
+        for setting, path, _ in checkpoints(run)
+    }
+    digests = {setting: identity.checkpoint_digest(place) for setting, place in places.items()}
+    model = {"files": digests.pop("path"), **digests, **_model(run.config)}
+    sources, failed = {}, dict(needed.failed)
     for name in run.config["benchmark"]:
+        if name in failed:
+            continue
         try:
-            sources[name] = source_of(run.config, name, fetch)
+            sources[name] = _source(run.config, name, needed.documents.get(name), fetch)
         except UserError as error:
             if run.config["suite"]["kind"] == "directory":
                 raise
             failed[name] = str(error)
+    for name, why in failed.items():
+        log.error("%s: %s", run.config["benchmark"][name]["label"], why)
     if not sources:
-        raise UserError("; ".join(failed.values()))
+        raise UserError("No benchmark's documents can be had, see above.")
     cells = []
     for cell in run.cells:
         documents = sources[cell.benchmark].identity if cell.benchmark in sources else None
         whole = cell_identity(run.config, cell, model, documents)
         cells.append(replace(cell, identity=whole, scoring=scoring(run.config, cell.benchmark)))
-    return replace(run, cells=cells, sources=sources, failed=failed, checkpoint=places)
+    checkpoint = {**{setting: str(place) for setting, place in places.items()}, "revision": None}
+    return replace(run, cells=cells, sources=sources, failed=failed, checkpoint=checkpoint)
 
 
-def source_of(config: Mapping[str, Any], benchmark: str, fetch: bool = True) -> Any:
+def on_hub_as(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
+    """The hub data set of a benchmark under the run's protocol."""
+    settings = config["benchmark"][benchmark]
+    return settings["protocols"][config["protocol"]].get("hub", settings["hub"])
+
+
+def parts_of(config: Mapping[str, Any], benchmark: str, commit: str | None = None) -> list[Part]:
+    """What a benchmark needs of the hub, at a commit if one is given.
+
+    Raises:
+        UserError: the hub does not have it, or cannot be reached.
+    """
+    from evals import sources
+    from evals.tasks import split_name
+
+    where = on_hub_as(config, benchmark)
+    where = {**where, "revision": commit} if commit else where
+    return sources.hub(where, split_name(config["benchmark"][benchmark], config["protocol"]))
+
+
+def source_of(
+    config: Mapping[str, Any], benchmark: str, known: Mapping[str, Any] | None = None
+) -> Any:
     """Files of a benchmark's documents.
+
+    Args:
+        config: the composed config.
+        benchmark: whose.
+        known: ``documents`` of an identity: of a hub data set its commit is taken.
 
     Raises:
         UserError: they cannot be had.
     """
+    parts = None
+    if config["suite"]["kind"] == "hub":
+        recorded = (known or {}).get("hub")
+        parts = parts_of(config, benchmark, recorded[0][1] if recorded else None)
+    return _source(config, benchmark, parts, True)
+
+
+def _source(
+    config: Mapping[str, Any], benchmark: str, parts: list[Part] | None, fetch: bool
+) -> Any:
     from evals import sources
 
-    suite, settings = config["suite"], config["benchmark"][benchmark]
-    if suite["kind"] == "directory":
-        return sources.directory(suite, benchmark, identity.file_digest)
-    from evals.tasks import split_name
-
-    where = settings["protocols"][config["protocol"]].get("hub", settings["hub"])
-    listings = sources.hub(where, split_name(settings, config["protocol"]))
-    return sources.downloaded(where, listings, fetch)
+    if parts is None:
+        return sources.directory(config["suite"], benchmark, identity.file_digest)
+    where = on_hub_as(config, benchmark)
+    source = sources.downloaded(where, parts, fetch)
+    sources.check_size(source, where, config["limit"])
+    return source
 
 
 def cell_identity(
@@ -254,7 +353,7 @@ def cell_identity(
 def asked_of(benchmark: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     """The part of a benchmark's protocol that decides what is asked, and how."""
     said = benchmark["protocols"][protocol]
-    return {key: value for key, value in said.items() if key not in SCORING}
+    return {key: value for key, value in said.items() if key not in (*SCORING, "hub")}
 
 
 def scoring(config: Mapping[str, Any], benchmark: str) -> str:

@@ -146,7 +146,7 @@ class _Work:
         with Progress(total, len(self.cells)) as progress:
             for cell in self.cells:
                 if cell.benchmark in self.failed:
-                    self._store(cell, self._not_loaded(cell))
+                    self._not_loaded(cell)
                     progress.cell_done()
             held: list[_Part] = []
             for name in self._small_first():
@@ -232,9 +232,13 @@ class _Work:
         journal.refresh()
         return complete(self.benchmarks[cell.benchmark], journal)
 
-    def _not_loaded(self, cell: Cell) -> Row:
+    def _not_loaded(self, cell: Cell) -> None:
         row = blank_row(self.run.config, cell, cell.budget)
-        return replace(row, status="failed", error=self.failed[cell.benchmark])
+        row = replace(row, status="failed", error=self.failed[cell.benchmark])
+        if cell.benchmark in self.run.failed:  # without documents it has no place of its own
+            self.rows[cell.id] = row
+        else:
+            self._store(cell, row)
 
     def _answering(
         self, adapter: Any, name: str, cells: list[Cell], on_progress: Callable[[int], None]
@@ -374,9 +378,9 @@ def load(run: Run, cells: list[Cell]) -> Any:
             f"The files of {run.checkpoint['path']} changed while they were loaded. Run the same "
             "command again when they are whole."
         )
-    revision = _revision(Path(run.checkpoint["path"]))
-    if revision:
-        adapter.environment["revision"] = revision
+    for setting, said in (("path", "revision"), ("joint_space", "joint_space_revision")):
+        if revision := _revision(Path(run.checkpoint.get(setting, ""))):
+            adapter.environment[said] = revision
     if any("text_embeds" in cell.strategy.needs for cell in cells):
         adapter.text_embeds("")  # loads CLIP now, so that what fails fails here
     header(run.config, cells[0], adapter)  # a model without FLOPs fails now as well
@@ -481,9 +485,9 @@ def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
     try:
         if cell.id != journal.cell:
             raise CellFailed("its header is not that of this cell")
-        key = identity.digest(parts)
+        key = identity.digest((*parts, known["documents"]))
         if key not in loaded:
-            source = source_of(config, name)
+            source = source_of(config, name, known["documents"])
             benchmark = tasks.load(name, parts[1], source, *parts[2:])
             loaded[key] = source.identity, benchmark
         documents, benchmark = loaded[key]
