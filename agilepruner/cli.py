@@ -13,14 +13,16 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from agilepruner.errors import UserError, unknown
 from agilepruner.places import CONFIGS, project
+from agilepruner.ranks import first
 from agilepruner.streams import sturdy_streams
 
-GROUPS = ("model", "suite", "strategy", "benchmark", "table", "logger")
+GROUPS = ("model", "suite", "strategy", "benchmark", "table", "logger", "launcher")
 
 NOISY = (
     *("httpx", "httpx2", "httpcore", "urllib3", "fsspec", "filelock", "huggingface_hub"),
@@ -43,21 +45,43 @@ def _sweep_directory(results: str, name: str | int) -> str:
 OmegaConf.register_new_resolver("sweep_directory", _sweep_directory, replace=True)
 
 
+class Sweep(Callback):
+    """Where a sweep's jobs leave their rows, known before the first of them runs."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if _apart(config.hydra.launcher):
+            _sweeps.append(config)
+
+
+_sweeps: list[DictConfig] = []
+
+
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
 def run(config: DictConfig) -> None:
     """One composed config: answer, score, report. A sweep calls this once per job."""
+    hydra_config = HydraConfig.get()
+    sweeps = hydra_config.mode == RunMode.MULTIRUN
+    if sweeps and _apart(hydra_config.launcher):  # what goes wrong is for who launched it to say
+        _log_to_stderr()
+        _run(config)
+        return
     try:
         _run(config)
     except UserError as error:
         _stop(str(error), 2)
     except NotFinished as error:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
+        if not sweeps:
             _stop(str(error), 1)
         log.error("%s", error)
         _failed_jobs.append(error)
 
 
 _failed_jobs: list["NotFinished"] = []
+
+
+def _apart(launcher: Any) -> bool:
+    """Whether a launcher runs its jobs in processes of their own."""
+    return not str(launcher._target_).endswith(".BasicLauncher")
 
 
 class NotFinished(Exception):
@@ -76,17 +100,17 @@ def _run(config: DictConfig) -> None:
         _show(describe(planned))
         return
     planned = identify(planned)
-    first = int(os.environ.get("RANK", 0)) == 0  # of several processes one prints
-    write = partial(_write_so_far, planned) if first else lambda rows: None
+    write = partial(_write_so_far, planned) if first() else lambda rows: None  # one prints
     outcome = execute(planned, write, _first_look(planned.config))
     problems = [outcome.problem] if outcome.problem else []
-    if first:
-        shown = outcome.rows
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            shown = _with_earlier(planned, outcome.rows)
-        reference = planned.config["reference"]
-        problems += _report(shown, planned.directory, planned.config["name"], reference)
-        _log(planned, outcome.rows)
+    if not first():  # it would end the others with a status of its own
+        return
+    shown = outcome.rows
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        shown = _with_earlier(planned, outcome.rows)
+    reference = planned.config["reference"]
+    problems += _report(shown, planned.directory, planned.config["name"], reference)
+    _log(planned, outcome.rows)
     failed = [row for row in outcome.rows if row.status != "done"]
     if failed:
         cells = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
@@ -149,7 +173,7 @@ def _log(planned: Any, rows: list[Any]) -> None:
 def _one_choice_each(overrides: Sequence[str]) -> None:
     """Refuse a list of models (or suites, tables, loggers): Hydra would mix their settings."""
     for key, _, value in (override.partition("=") for override in overrides):
-        if key in ("model", "suite", "table", "logger") and value.startswith("["):
+        if key in ("model", "suite", "table", "logger", "launcher") and value.startswith("["):
             raise UserError(
                 f"{key}={value}, expected one name: sweep over several with -m {key}={value[1:-1]}."
             )
@@ -252,10 +276,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def main() -> None:
     """Entry point: exit status 2 for what the user must fix, 1 for failed cells."""
-    sturdy_streams()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    for noisy in NOISY:
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _log_to_stderr()
     command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printer
     try:
@@ -264,6 +285,9 @@ def main() -> None:
         run()
     except UserError as error:
         _stop(str(error), 2)
+    except NotFinished as error:  # of a job in a process of its own
+        log.error("%s", error)
+        _failed_jobs.append(error)
     except Exception as error:
         frames = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
         if _run.__code__ in frames:  # a bug; before that, Hydra composes the command line
@@ -271,8 +295,28 @@ def main() -> None:
         _stop(explain(error, sys.argv[1:]), 2)
     except KeyboardInterrupt:
         _stop("interrupted; the same command continues where this one stopped", 130)
+    for sweep in _sweeps:
+        _report_sweep(sweep)
     if _failed_jobs:
         _stop(f"{len(_failed_jobs)} jobs of the sweep have failed cells, see above", 1)
+
+
+def _log_to_stderr() -> None:
+    sturdy_streams()
+    level = logging.INFO if first() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _report_sweep(config: DictConfig) -> None:
+    """The table of a sweep whose jobs printed theirs elsewhere."""
+    from agilepruner.runner.run import rows_in
+
+    directory = Path(str(config.results)) / str(config.name)
+    rows = rows_in(directory)
+    for problem in _report(rows, directory, str(config.name), config.reference) if rows else []:
+        log.error("%s", problem)
 
 
 def _stop(message: str, status: int) -> NoReturn:
@@ -301,6 +345,8 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
         )
     if found := re.search(r"Sweep parameters '(.+)' requires --multirun", text):
         return f"{found[1]} sweeps over values: add -m, or give a list in brackets for one run."
+    if "hydra/launcher/submitit" in text:
+        return "This launcher is an extra: pip install 'agilepruner[slurm]'."
     if found := re.search(rf"Could not (?:find|load) '({'|'.join(GROUPS)})/([^']*)'", text):
         group, name = found.groups()
         return str(unknown(group, name, _names(group)))

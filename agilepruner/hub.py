@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import UserError
+from agilepruner.ranks import first
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Part:
 
         size = readable(sum(self.missing.values()))
         log.info("downloading the %s %s: %s", _named(self.kind), self.repo, size)
-        bars = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+        bars = sys.stderr.isatty() and first()
         (enable_progress_bars if bars else disable_progress_bars)()
         try:
             snapshot_download(

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from agilepruner import ranks
 from agilepruner.errors import UserError, unknown
 from agilepruner.models.base import Adapter, Generation, Visual
 from agilepruner.models.checkpoints import fetching, local
@@ -230,7 +231,7 @@ def load_checkpoint(
         path: directory or hub name.
         revision: hub commit; None takes the newest.
         dtype: name of a torch dtype.
-        device: ``auto`` takes a GPU when there is one.
+        device: ``auto`` takes a GPU when there is one, and its own under torchrun.
         attention: attention implementation of the language model and the tower.
         image_processor: changes to the checkpoint's, or another one, see ``image_processor_for``.
 
@@ -241,8 +242,9 @@ def load_checkpoint(
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()  # a log file needs no bars
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ranks.device(device, torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    if ":" in device:
+        torch.cuda.set_device(device)
     place = str(local(path, revision))
     with fetching(path, "path"):
         model, report = getattr(transformers, model_class).from_pretrained(

@@ -5,6 +5,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from agilepruner.ranks import first
+
 
 class Progress:
     """A bar over (document, cell) pairs, with cells done and time left, on stderr."""
@@ -14,6 +16,7 @@ class Progress:
         self.bar = tqdm(
             total=total,
             unit="answer",
+            disable=not first(),
             smoothing=0.05,
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file needs few lines
