@@ -128,8 +128,8 @@ def save_clip(folder):
     return folder
 
 
-def build(kind, dtype=torch.float32, attention="sdpa"):
-    """A tiny model of the kind, in eval mode."""
+def build(kind, dtype=torch.float32, attention="sdpa", layers=2):
+    """A tiny model of the kind, in eval mode; ``layers`` of a LLaVA's language model."""
     if kind == "qwen":
         config = Qwen2_5_VLConfig(
             text_config={
@@ -157,7 +157,9 @@ def build(kind, dtype=torch.float32, attention="sdpa"):
     else:
         settings = {
             "vision_config": clip(),
-            "text_config": LlamaConfig(**LANGUAGE, max_position_embeddings=4096),
+            "text_config": LlamaConfig(
+                **{**LANGUAGE, "num_hidden_layers": layers}, max_position_embeddings=4096
+            ),
             "image_token_id": token("<image>"),
             "vision_feature_layer": -2,
             "vision_feature_select_strategy": "default",

@@ -253,6 +253,8 @@ def load_checkpoint(
             attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, with their names
+            # A GPU's weights go there tensor by tensor, not by way of a second copy on the CPU.
+            **({"device_map": {"": device}} if device.startswith("cuda") else {}),
         )
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(place)
         processor = image_processor_for(place, image_processor)

@@ -403,7 +403,9 @@ def parameters(strategy: Strategy) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         value = getattr(strategy, name)
-        found[name] = described(value) if isinstance(value, Strategy) else value
+        if isinstance(value, Strategy):
+            value = described(value)
+        found[name] = list(value) if isinstance(value, tuple) else value  # as a row is read back
     return found
 
 

@@ -1,0 +1,363 @@
+"""The first real run: the 7B table from a hub, anonymously, on one process or several.
+
+The hub is ours (``loopback_hub``), with the real names and splits; a tiny model and rows of the
+embedded suite stand for what they hold. Runs are processes of their own, since this one is offline.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+import tiny_models as tiny
+import yaml
+from loopback_hub import Hub
+from plans import composed, planned
+
+from agilepruner import hub as asking
+from agilepruner.errors import UserError
+from agilepruner.models import hugging_face
+from agilepruner.ranks import device
+from agilepruner.runner import plan
+from agilepruner.runner.rows import read_row
+from agilepruner.runner.run import folders
+
+ROOT = Path(__file__).parents[1]
+SUITE = ROOT / "evals" / "suite" / "data"
+MODEL = "llava-hf/llava-1.5-7b-hf"
+LAYERS = 12
+# Benchmark -> the split that is scored, and those that the data set has besides.
+SPLITS = {
+    "vqav2": ("validation", "testdev", "test"),
+    "gqa": ("testdev",),
+    "vizwiz": ("val", "test"),
+    "scienceqa_img": ("test", "train", "validation"),
+    "textvqa": ("validation", "train", "test"),
+    "pope": ("test",),
+    "mme": ("test",),
+    "mmbench_en": ("dev", "test"),
+    "mmbench_cn": ("dev", "test"),
+    "chair": ("test",),
+}
+ROWS = 8
+CHEAP = [
+    *("model.load.dtype=float32", "model.load.device=cpu", f"model.decoder_layers={LAYERS}"),
+    *("model.max_new_tokens=2", "workers=1", "budget=[128]"),
+]
+
+
+def parquet(table):
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def data_set(configs):
+    """A repository of ``{config: {split: content}}``, with the card that names its files."""
+    files, card = {}, []
+    for config, splits in configs.items():
+        paths = {split: f"{config}/{split}-00000-of-00001.parquet" for split in splits}
+        files |= {paths[split]: content for split, content in splits.items()}
+        listed = [{"split": split, "path": path} for split, path in paths.items()]
+        card.append({"config_name": config, "data_files": listed})
+    return files | {"README.md": f"---\n{yaml.safe_dump({'configs': card})}---\n".encode()}
+
+
+def documents(name):
+    """The splits of a benchmark: rows of the embedded suite, and files that nobody may read."""
+    table = pq.read_table(SUITE / f"{name}.parquet").slice(0, ROWS)
+    scored, *others = SPLITS[name]
+    return table, {scored: parquet(table)} | dict.fromkeys(others, b"another split")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A hub with the 7B checkpoint and the ten data sets of its table."""
+    hub = Hub()
+    folder = tmp_path_factory.mktemp("model")
+    tiny.build("llava", layers=LAYERS).save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    hub.put("models", MODEL, {path.name: path.read_bytes() for path in folder.iterdir()})
+    repositories = {}
+    settings = composed("table=llava_1_5_7b").benchmark
+    for name in SPLITS:
+        chosen = settings[name].protocols.paper.get("hub", settings[name].hub)
+        table, splits = documents(name)
+        configs = repositories.setdefault(chosen.path, {})
+        if name == "gqa":  # its images are a table of their own
+            images = table.select(["imageId", "image"]).rename_columns(["id", "image"])
+            splits = {"testdev": parquet(table.drop_columns(["image"]))}
+            configs[chosen.images] = {"testdev": parquet(images)}
+        configs[chosen.name or "default"] = splits
+    for path, configs in repositories.items():
+        hub.put("datasets", path, data_set(configs))
+    with hub.served():
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The hub's cache, shared by the tests: what is there is not fetched again."""
+    return tmp_path_factory.mktemp("home")
+
+
+def start(hub, home, words, **variables):
+    """A command as a user runs it: online, with no token."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    ours = {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env=kept | ours | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | variables,
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def table(*overrides, name, results):
+    """The command of the 7B table, or of a part of it."""
+    where = [f"name={name}", f"results={results}"]
+    return ["-m", "agilepruner", "table=llava_1_5_7b", *CHEAP, *where, *overrides]
+
+
+def finished(*processes):
+    """What they said; they must have gone well."""
+    said = [process.communicate(timeout=300) for process in processes]
+    for process, (out, err) in zip(processes, said):
+        assert process.returncode == 0, f"{out}\n{err}"
+    return said
+
+
+def rows(directory):
+    found = [read_row(folder / "row.json", cell) for folder, cell in folders(directory)]
+    return {row.id: row for row in found if row is not None}
+
+
+def outcome(directory):
+    """What must not depend on who answered what."""
+    return {
+        row.id: (row.status, row.metrics, row.scores, row.kept, row.flops, row.complexity)
+        for row in rows(directory).values()
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(hub, home, tmp_path_factory):
+    """The table of one process."""
+    results = tmp_path_factory.mktemp("alone")
+    [(out, err)] = finished(start(hub, home, table("limit=1", name="t", results=results)))
+    return results / "t", out, err
+
+
+def test_the_table_of_ten_benchmarks_is_filled_without_a_login(hub, alone):
+    directory, out, err = alone
+    found = rows(directory)
+    wanted = composed("table=llava_1_5_7b")
+    assert {row.strategy for row in found.values()} == set(wanted.strategy)
+    assert {row.benchmark for row in found.values()} == set(SPLITS)
+    assert len(found) == len(SPLITS) * len(wanted.strategy)
+    assert {row.status for row in found.values()} == {"done"}
+    assert "AgilePruner" in out
+    assert "HTTP" not in err  # no line per request
+    assert hub.requests
+    assert not any(with_token for _, with_token in hub.requests)
+
+
+def test_no_split_is_fetched_but_the_scored_one(hub, alone):
+    fetched = {p.rpartition("/")[2] for p, _ in hub.requests if p.endswith(".parquet")}
+    assert fetched == {f"{scored}-00000-of-00001.parquet" for scored, *_ in SPLITS.values()}
+    for name, (scored, *others) in SPLITS.items():
+        repo = composed("table=llava_1_5_7b").benchmark[name].hub.path
+        asked = [path for path, _ in hub.requests if f"{repo}/resolve" in path]
+        assert not [p for p in asked for other in others if f"/{other}-" in p and other != scored]
+
+
+def test_rows_and_journals_carry_the_commits(hub, alone):
+    directory, _, _ = alone
+    for row in rows(directory).values():
+        assert row.environment["revision"] == hub.find("models", MODEL).sha
+        for repo, commit, *files in row.identity["documents"]["hub"]:
+            assert commit == hub.find("datasets", repo).sha
+            assert files
+    for folder, _ in folders(directory):
+        header = json.loads(next(folder.glob("journal.*")).read_text().splitlines()[0])
+        assert header["environment"]["revision"] == hub.find("models", MODEL).sha
+
+
+def test_two_ranks_give_the_table_of_one(hub, home, alone, tmp_path):
+    words = table("limit=1", name="t", results=tmp_path)
+    ranks = [start(hub, home, words, RANK=str(n), WORLD_SIZE="2") for n in range(2)]
+    (first, _), (second, quiet) = finished(*ranks)
+    assert outcome(tmp_path / "t") == outcome(alone[0])
+    assert (tmp_path / "t" / "table.md").read_bytes() == (alone[0] / "table.md").read_bytes()
+    assert "AgilePruner" in first
+    assert second == ""
+    assert "answers" not in quiet
+
+
+def test_two_jobs_of_a_sweep_at_once_give_the_table_of_one(hub, home, alone, tmp_path):
+    halves = ["[vanilla,fastv,pyramiddrop,sparsevlm,prumergeplus]", "[visionzip,fastervlm]"]
+    common = ["limit=1", "benchmark=[mme,chair]"]
+    jobs = [
+        start(hub, home, table(*common, f"strategy={half}", name="t", results=tmp_path))
+        for half in halves
+    ]
+    finished(*jobs)
+    both = outcome(tmp_path / "t")
+    whole = outcome(alone[0])
+    assert len(both) == 7 * 2
+    assert both == {cell: whole[cell] for cell in both}
+
+
+IDENTIFY = """
+import json, sys
+from plans import planned
+from agilepruner.runner.plan import identify
+for words in json.loads(sys.argv[1]):
+    run = identify(planned("table=llava_1_5_7b", "strategy=vanilla", *words))
+    print(json.dumps([run.failed, {cell.benchmark: cell.id for cell in run.cells}]))
+"""
+
+
+def identified(hub, home, *plans, **variables):
+    """Per list of overrides: the failed benchmarks and the ids of vanilla's cells."""
+    words = ["-c", IDENTIFY, json.dumps(plans)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    [(out, err)] = finished(start(hub, home, words, PYTHONPATH=path, **variables))
+    return [json.loads(line) for line in out.splitlines()], err
+
+
+def test_another_commit_is_another_id_and_can_be_pinned(hub, home, alone, tmp_path_factory):
+    directory, _, _ = alone
+    before = {r.benchmark: r.id for r in rows(directory).values() if r.strategy == "vanilla"}
+    common = ["limit=1", *CHEAP]
+    repo = "lmms-lab-encoder/POPE"
+    old = hub.find("datasets", repo)
+    hub.put("datasets", repo, old.files | {"README.md": old.files["README.md"] + b"\nNew.\n"})
+    pinned = [*common, f"benchmark.pope.hub.revision={old.sha}"]
+    absent = [*pinned, "benchmark.chair.hub.path=nobody/nothing"]
+    whole = [w for w in common if w != "limit=1"]
+    sized = ["benchmark=[pope,gqa]", f"benchmark.gqa.hub.size={ROWS}"]
+    found, _ = identified(hub, home, common, pinned, absent, [*whole, *sized])
+    (_, moved), (_, again), (lacking, rest), (small, _) = found
+    assert {name for name in before if moved[name] != before[name]} == {"pope"}
+    assert again == before
+    # What one benchmark lacks is said, and the others go on.
+    assert set(lacking) == {"chair"}
+    assert "nobody/nothing is not on http" in lacking["chair"]
+    assert {name for name in before if rest[name] != before[name]} == {"chair"}
+    # All of another number of documents would not be the benchmark; a limit claims nothing.
+    assert set(small) == {"pope"}
+    assert f"{ROWS} documents where 9,000 are expected" in small["pope"]
+    # What was fetched is enough where there is no network.
+    found, _ = identified(hub, home, pinned, HF_HUB_OFFLINE="1", HF_ENDPOINT="http://127.0.0.1:9")
+    assert found == [[{}, before]]
+
+
+def answer(part):
+    """A hub that has one repository at one commit."""
+    return SimpleNamespace(repo_info=lambda *_a, **_k: SimpleNamespace(sha=part.commit))
+
+
+def test_a_hub_that_is_away_gives_its_last_answer_and_a_refusal_does_not(
+    monkeypatch, tmp_path, caplog
+):
+    from huggingface_hub import constants, errors
+
+    def gone(error):
+        def repo_info(*_a, **_k):
+            raise error
+
+        asking._answers.clear()
+        return SimpleNamespace(repo_info=repo_info)
+
+    part = asking.Part("a/b", "model", "0" * 40, {"config.json": 2})
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(asking, "_answers", {})
+
+    def asked(api):
+        monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
+        return asking.ask("model", "a/b", None, lambda *_: part.files)
+
+    with pytest.raises(UserError, match="a/b cannot be loaded"):
+        asked(gone(ConnectionError("no route")))
+    assert asked(answer(part)) == part
+    assert asked(gone(ConnectionError("no route"))) == part
+    assert "cannot be reached, using commit 00000000" in caplog.text
+    response = SimpleNamespace(headers={}, request=None, status_code=401)
+    refused = errors.RepositoryNotFoundError("no", response=response)
+    with pytest.raises(UserError, match="a/b is not on"):
+        asked(gone(refused))
+
+
+def test_a_full_disk_is_said_before_anything_is_fetched(monkeypatch, tmp_path):
+    part = asking.Part("a/b", "model", "0" * 40, {"model.safetensors": 10 << 30})
+    monkeypatch.setattr(plan, "ask", lambda _run: plan.Needed({"path": part}, {}, {}))
+    monkeypatch.setattr(asking, "free_bytes", lambda: 10 << 30)
+    monkeypatch.setattr(asking.Part, "download", lambda *_: pytest.fail("it was fetched"))
+    with pytest.raises(
+        UserError, match=r"10 GiB are to be downloaded to .*, where 10 GiB are free"
+    ):
+        plan.identify(planned("model.load.path=a/b"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "gpus", "rank", "taken"),
+    [
+        ("auto", 8, "3", "cuda:3"),
+        ("cuda", 8, "3", "cuda:3"),
+        ("auto", 8, None, "cuda"),
+        ("auto", 1, "3", "cuda"),  # a launcher that shows each process its own GPU only
+        ("cuda:5", 8, "3", "cuda:5"),
+        ("auto", 0, "3", "cpu"),
+        ("cpu", 8, "3", "cpu"),
+    ],
+)
+def test_each_rank_takes_its_own_device(monkeypatch, wanted, gpus, rank, taken):
+    if rank is None:
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert device(wanted, gpus) == taken
+
+
+def test_a_rank_loads_straight_onto_its_device(monkeypatch, tmp_path):
+    import torch
+    import transformers
+
+    seen = {}
+
+    class Loaded:
+        def named_parameters(self):
+            return []
+
+        def eval(self):
+            return self
+
+        def to(self, where):
+            seen["to"] = where
+            return self
+
+    def from_pretrained(_path, **settings):
+        seen.update(settings)
+        return Loaded(), {}
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda where: seen.update(current=where))
+    monkeypatch.setattr(
+        transformers.LlavaForConditionalGeneration, "from_pretrained", from_pretrained
+    )
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_a, **_k: None)
+    monkeypatch.setattr(hugging_face, "image_processor_for", lambda *_a: None)
+    hugging_face.load_checkpoint("LlavaForConditionalGeneration", str(tmp_path), device="auto")
+    assert seen["device_map"] == {"": "cuda:1"}
+    assert seen["to"] == seen["current"] == "cuda:1"
