@@ -10,11 +10,12 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -223,6 +224,7 @@ class Config(TypedDict):
     vanilla: bool
     reference: Line | None
     anchor: Literal["stop", "warn"]
+    analysis: Annotated[Function | None, "of report/analyses, as analysis=complexity sets it"]
     dry_run: bool
     name: Name
     results: Place
@@ -266,17 +268,48 @@ def check(config: DictConfig) -> Config:
     for name, benchmark in checked["benchmark"].items():
         _check_benchmark(name, benchmark, checked)
     build_strategies(checked["strategy"])
+    if checked["analysis"]:
+        _arguments(checked["analysis"], "analysis")
     _check_logger(checked["logger"])
     return checked
 
 
-def build_strategies(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Strategy]:
-    """The chosen strategies by their config names.
+def build_strategies(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Strategy]]:
+    """The chosen strategies with their config names.
+
+    A list as the value of a hyper-parameter that is a single one gives a strategy per value, and
+    several lists every combination: ``strategy.agilepruner.tau_max=[0.1,0.25,0.5]`` is three.
 
     Raises:
         UserError: no such class or hyper-parameter, or a value outside its range.
     """
-    return {name: _build(s, f"strategy.{name}") for name, s in settings.items()}
+    built: list[tuple[str, Strategy]] = []
+    for name, said in settings.items():
+        for one in _combinations(said, f"strategy.{name}"):
+            strategy = name, _build(one, f"strategy.{name}")
+            built += [strategy] if strategy not in built else []
+    return built
+
+
+def _combinations(settings: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Settings of one strategy each, for lists of values."""
+    kind = _class(settings, where)
+    known: dict[str, Any] = declared(kind) if is_dataclass(kind) else {}
+    lists = {
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, list) and key in known and not _takes_list(known[key])
+    }
+    for key, values in lists.items():
+        if not values:
+            raise UserError(f"{where}.{key}=[] has no value: give one, or a list of some.")
+    for chosen in product(*lists.values()):
+        yield {**settings, **dict(zip(lists, chosen))}
+
+
+def _takes_list(kind: Any) -> bool:
+    """Whether one value of a declared type is a list (or tuple)."""
+    return any(get_origin(part) in (list, tuple) or _takes_list(part) for part in get_args(kind))
 
 
 def known_keys(path: str) -> list[str]:
@@ -440,12 +473,7 @@ def _check_logger(logger: Logger) -> None:
 
 def _build(settings: Mapping[str, Any], where: str) -> Strategy:
     """A strategy from its class and hyper-parameters, some of which may be strategies."""
-    target = conform(Function, settings.get("_target_"), f"{where}._target_")
-    _arguments(target, f"{where}._target_")
-    module, _, name = target.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    if not isinstance(found, type) or not issubclass(found, Strategy):
-        raise UserError(f"{where}._target_={target} is no strategy: it does not extend Strategy.")
+    found = _class(settings, where)
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
     known: dict[str, Any] = {}
     if is_dataclass(found):
@@ -462,6 +490,17 @@ def _build(settings: Mapping[str, Any], where: str) -> Strategy:
         return found(**parameters)
     except UserError as error:
         raise UserError(str(error).replace(f"{found.__name__}.", f"{where}.", 1)) from None
+
+
+def _class(settings: Mapping[str, Any], where: str) -> type[Strategy]:
+    """The class that a strategy's settings name."""
+    target = conform(Function, settings.get("_target_"), f"{where}._target_")
+    _arguments(target, f"{where}._target_")
+    module, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if not isinstance(found, type) or not issubclass(found, Strategy):
+        raise UserError(f"{where}._target_={target} is no strategy: it does not extend Strategy.")
+    return found
 
 
 def _arguments(path: str, where: str) -> list[str] | None:

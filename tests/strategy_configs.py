@@ -15,7 +15,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 def build(name: str, folder: Path = FOLDER):
     """The strategy of a YAML, with that file's hyper-parameters."""
     settings = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True)
-    return build_strategies({name: settings})[name]
+    return dict(build_strategies({name: settings}))[name]
 
 
 ALL = {name: build(name) for name in NAMES}

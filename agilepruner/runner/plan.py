@@ -99,11 +99,13 @@ def plan(config: DictConfig) -> Run:
     data = check(config)
     budgets = data["budget"]
     strategies = build_strategies(data["strategy"])
-    if data["vanilla"] and "vanilla" not in strategies:
-        strategies = {"vanilla": _vanilla(), **strategies}
-    possible = {
-        name: _possible(strategy, budgets, data["model"]) for name, strategy in strategies.items()
-    }
+    if data["vanilla"] and "vanilla" not in data["strategy"]:
+        strategies = [("vanilla", _vanilla()), *strategies]
+    possible = [
+        (name, strategy, budget)
+        for name, strategy in strategies
+        for budget in _possible(strategy, budgets, data["model"])
+    ]
     cells = []
     for benchmark, settings in data["benchmark"].items():
         describe(settings, data["protocol"])
@@ -111,9 +113,9 @@ def plan(config: DictConfig) -> Run:
             from evals.sources import suite_file
 
             suite_file(data["suite"], benchmark)
-        for name, strategy in strategies.items():
+        for name, strategy in strategies:
             _check_needs(name, strategy, data["model"])
-            cells += [Cell(name, strategy, budget, benchmark) for budget in possible[name]]
+        cells += [Cell(name, strategy, budget, benchmark) for name, strategy, budget in possible]
     cells.sort(key=lambda cell: cell.strategy_name != "vanilla")
     return Run(data, cells, Path(data["results"]) / data["name"])
 
