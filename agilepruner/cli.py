@@ -22,7 +22,8 @@ from agilepruner.places import CONFIGS, project
 from agilepruner.ranks import first
 from agilepruner.streams import sturdy_streams
 
-GROUPS = ("model", "suite", "strategy", "benchmark", "table", "logger", "launcher")
+ONE_EACH = ("model", "suite", "table", "analysis", "logger", "launcher")
+GROUPS = (*ONE_EACH, "strategy", "benchmark")
 
 NOISY = (
     *("httpx", "httpx2", "httpcore", "urllib3", "fsspec", "filelock", "huggingface_hub"),
@@ -108,8 +109,11 @@ def _run(config: DictConfig) -> None:
     shown = outcome.rows
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         shown = _with_earlier(planned, outcome.rows)
-    reference = planned.config["reference"]
-    problems += _report(shown, planned.directory, planned.config["name"], reference)
+    if planned.config["analysis"]:
+        problems += _analyse(planned, outcome.rows)
+    else:
+        reference = planned.config["reference"]
+        problems += _report(shown, planned.directory, planned.config["name"], reference)
     _log(planned, outcome.rows)
     failed = [row for row in outcome.rows if row.status != "done"]
     if failed:
@@ -162,6 +166,23 @@ def _report(rows: list[Any], directory: Path, name: str, reference: str | None =
     return []
 
 
+def _analyse(planned: Any, rows: list[Any]) -> list[str]:
+    """Print an analysis and write its files; what stood in the way."""
+    from agilepruner.report.analyses import analyse
+    from agilepruner.report.sheets import render_text
+
+    try:
+        function = planned.config["analysis"]
+        finding = analyse(function, rows, planned.directory)
+        _show(render_text(finding.sheet))
+        where = planned.directory / "analyses" / function.rpartition(".")[2]
+        finding.write(where)
+    except (OSError, UserError) as error:
+        return [f"The analysis was not made: {error}"]
+    log.info("data, figure and table: %s", where)
+    return []
+
+
 def _log(planned: Any, rows: list[Any]) -> None:
     settings = planned.config["logger"]
     if settings["kind"] == "wandb":
@@ -171,9 +192,9 @@ def _log(planned: Any, rows: list[Any]) -> None:
 
 
 def _one_choice_each(overrides: Sequence[str]) -> None:
-    """Refuse a list of models (or suites, tables, loggers): Hydra would mix their settings."""
+    """Refuse a list of models (suites, tables, analyses, loggers): Hydra would mix settings."""
     for key, _, value in (override.partition("=") for override in overrides):
-        if key in ("model", "suite", "table", "logger", "launcher") and value.startswith("["):
+        if key in ONE_EACH and value.startswith("["):
             raise UserError(
                 f"{key}={value}, expected one name: sweep over several with -m {key}={value[1:-1]}."
             )

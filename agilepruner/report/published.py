@@ -18,7 +18,7 @@ from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, rela
 from agilepruner.runner.rows import Row
 
 # The other files there are tables.
-ABOUT = ("bold.csv", "corrections.csv", "headings.csv", "tolerances.csv")
+ABOUT = ("bold.csv", "corrections.csv", "headings.csv", "study.csv", "tolerances.csv")
 
 
 @dataclass(frozen=True)

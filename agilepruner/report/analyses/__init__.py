@@ -1,0 +1,94 @@
+"""The paper's study: each analysis is one file here and one YAML in configs/analysis.
+
+An analysis is a function of two data frames, the cells that its YAML asks for and their documents
+with complexity (``report.frames``), that returns a ``Finding``: a table, its data and a figure.
+"""
+
+import importlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from agilepruner.errors import UserError
+from agilepruner.report import published
+from agilepruner.report.figures import drawn
+from agilepruner.report.frames import cells_frame, documents_frame
+from agilepruner.report.sheets import Sheet, render_markdown
+from agilepruner.runner.rows import Row
+
+SYNTHETIC = (
+    "Measured on synthetic scenes (suite embedded) with the demo model: a statement about them, "
+    "never to be compared with published numbers."
+)
+STUDY = "study.csv"  # in results/published
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an analysis found.
+
+    Attributes:
+        sheet: the table, for people. data: its numbers, tidy. figure: the same, drawn.
+    """
+
+    sheet: Sheet
+    data: pd.DataFrame
+    figure: Figure
+
+    def write(self, folder: Path) -> None:
+        """Write table.md, data.csv, figure.svg and figure.png.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {f"figure.{ending}": content for ending, content in drawn(self.figure).items()}
+        files["table.md"] = render_markdown(self.sheet).encode()
+        files["data.csv"] = self.data.to_csv(index=False, lineterminator="\n").encode()
+        for name, content in files.items():
+            temporary = folder / f"{name}.{os.getpid()}.tmp"
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+
+
+def analyse(function: str, rows: Iterable[Row], directory: Path) -> Finding:
+    """Run an analysis on the cells of a run.
+
+    Args:
+        function: its dotted name, as the config has it.
+        rows: of the cells that it asked for.
+        directory: of the run, whose journals say how complex each image is.
+
+    Raises:
+        UserError: a cell failed, or the documents are too few for the question.
+    """
+    known = list(rows)
+    failed = [row for row in known if row.status != "done"]
+    if failed:
+        raise UserError(f"{len(failed)} of the {len(known)} cells that it needs have failed.")
+    module, _, name = function.rpartition(".")
+    found: Finding = getattr(importlib.import_module(module), name)(
+        cells_frame(known), documents_frame(known, directory)
+    )
+    if any(row.synthetic for row in known):
+        found.sheet.notes.append(SYNTHETIC)
+    return found
+
+
+def printed(analysis: str) -> pd.DataFrame:
+    """What the paper says on an analysis's question: the lines of results/published/study.csv.
+
+    Returns:
+        columns ``analysis, model, what, strategy, budget, parameter, metric, value, source`` and
+        ``confidence``; empty where the project is installed without that folder.
+    """
+    path = published.PUBLISHED / STUDY
+    columns = ["what", "strategy", "budget", "parameter", "metric", "value", "source"]
+    if not path.is_file():
+        return pd.DataFrame(columns=["analysis", "model", *columns, "confidence"])
+    every = pd.read_csv(path)
+    return every[every["analysis"] == analysis].reset_index(drop=True)

@@ -1,0 +1,87 @@
+"""How much of an image's diversity do the kept tokens keep?"""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from agilepruner.report.analyses import Finding, printed
+from agilepruner.report.contrasts import spread
+from agilepruner.report.figures import looks, panels
+from agilepruner.report.sheets import Sheet
+
+
+def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
+    """Effective rank of the kept tokens per strategy and budget, beside what was offered.
+
+    A strategy that merges keeps mixtures, whose rank is measured as they are. An image counts once.
+    """
+    once = documents.drop_duplicates(["strategy", "parameters", "budget", "image"])
+    once = once.dropna(subset=["erank_kept"])
+    records = []
+    for (budget, strategy), group in once.groupby(["budget", "strategy"], sort=False):
+        kept, low, high = spread(group["erank_kept"])
+        records.append(
+            {
+                "strategy": strategy,
+                "label": group["label"].iloc[0],
+                "budget": budget,
+                "images": len(group),
+                "erank_kept": kept,
+                "low": low,
+                "high": high,
+                "erank_offered": group["erank_input"].mean(),
+            }
+        )
+    data = pd.DataFrame(records).sort_values(
+        ["budget", "erank_kept"], ascending=[False, True], ignore_index=True
+    )
+    sections = []
+    for budget, group in data.groupby("budget", sort=False):
+        lines = [
+            [
+                line.label,
+                f"{line.erank_kept:.2f}",
+                f"[{line.low:.2f}, {line.high:.2f}]",
+                f"{line.erank_offered:.2f}",
+                f"{100 * line.erank_kept / line.erank_offered:.0f} %",
+                str(line.images),
+            ]
+            for line in group.itertuples()
+        ]
+        sections.append((f"{budget} tokens of each image", lines))
+    said = printed("retained_diversity").sort_values("value")
+    lines = [[one.strategy, f"{one.value:.2f}", "", "", "", ""] for one in said.itertuples()]
+    if lines:
+        sections.append(("Published, LLaVA-1.5-7B, POPE at 64 tokens, second-hand", lines))
+    names = ", ".join(dict.fromkeys(cells["benchmark_label"]))
+    head = ["Strategy", "erank kept", "95 % interval", "offered", "share", "images"]
+    notes = [f"erank: effective rank, of the images of {names}; intervals over images."]
+    sheet = Sheet("Retained diversity", head, sections, notes)
+    return Finding(sheet, data, _figure(data))
+
+
+def _figure(data: pd.DataFrame) -> Figure:
+    """Rank of the kept tokens against their number."""
+    figure, axes = panels(1, width=5.6, height=3.8)
+    ax, look = axes[0, 0], looks(data["strategy"])
+    pruned = data[data["strategy"] != "vanilla"].sort_values("budget")
+    order = pruned.groupby("strategy")["erank_kept"].mean().sort_values(ascending=False).index
+    for strategy in order:
+        own = pruned[pruned["strategy"] == strategy]
+        error = [own["erank_kept"] - own["low"], own["high"] - own["erank_kept"]]
+        ax.errorbar(
+            own["budget"],
+            own["erank_kept"],
+            error,
+            capsize=2,
+            lw=1.4,
+            ms=5,
+            label=own["label"].iloc[0],
+            **look[strategy],
+        )
+    ax.axhline(data["erank_offered"].mean(), color="black", lw=0.8, ls="--", label="offered")
+    ax.set_xscale("log", base=2)
+    budgets = sorted(set(pruned["budget"]))
+    ax.set_xticks(budgets, budgets)
+    ax.set(xlabel="tokens kept", ylabel="effective rank", title="Diversity of the kept tokens")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

@@ -1,0 +1,73 @@
+"""Means and differences of documents' scores with intervals, where images are what is drawn.
+
+The machinery is that of ``report.statistics``: documents of one image are left out together. Scores
+are in [0, 1] and everything here is in percent.
+"""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from agilepruner.report.lines import Aggregate
+from agilepruner.report.sheets import signed
+from agilepruner.report.statistics import Estimate, LeftOut, leave_one_out, paired
+
+MEAN = Aggregate()
+SCALE = 100.0
+FEWEST = 3  # images that a mean needs for an interval
+
+
+def left_out(rule: Aggregate, frame: pd.DataFrame, parts: Sequence[str]) -> LeftOut:
+    """An aggregate of a frame's columns, whole and without each image.
+
+    Args:
+        rule: which one.
+        frame: a line per document, with ``image``.
+        parts: columns that the aggregate is made of.
+    """
+    _, members = np.unique(frame["image"].to_numpy(dtype=str), return_inverse=True)
+    values = frame[list(parts)].to_numpy(dtype=float).T
+    return leave_one_out(rule, values, members, np.zeros_like(members))
+
+
+def estimate(number: LeftOut, scale: float = SCALE) -> Estimate:
+    """A number with its error."""
+    nothing = LeftOut(0.0, np.zeros_like(number.without), number.weight)
+    return paired(number, nothing, scale)
+
+
+def difference(frame: pd.DataFrame, first: str, second: str) -> Estimate:
+    """Mean of one column minus another's, on the same documents, in percent."""
+    return paired(left_out(MEAN, frame, [first]), left_out(MEAN, frame, [second]), SCALE)
+
+
+def minus(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two independent estimates (Welch and Satterthwaite)."""
+    return Estimate(first.point - second.point, *_added(first, second))
+
+
+def _added(first: Estimate, second: Estimate) -> tuple[float, float]:
+    """Error and degrees of freedom of a sum or difference of independent estimates."""
+    squares = [one.error**2 for one in (first, second)]
+    total = sum(squares)
+    return sqrt(total), total**2 / sum(
+        square**2 / one.freedom for square, one in zip(squares, (first, second))
+    )
+
+
+def interval_text(found: Estimate, digits: int = 1) -> str:
+    """``+1.2 [−0.3, +2.7]``."""
+    low, high = found.interval()
+    return f"{signed(found.point, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def spread(values: pd.Series) -> tuple[float, float, float]:
+    """Mean of a measurement over images, and its 95 % interval by Student's t."""
+    mean, freedom = float(values.mean()), len(values) - 1
+    if freedom < 1:
+        return mean, mean, mean
+    half = float(values.sem()) * float(stdtrit(freedom, 0.975))
+    return mean, mean - half, mean + half
