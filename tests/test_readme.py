@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from plans import planned
 
+from agilepruner.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [
@@ -17,7 +19,10 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("line", [x for x in LINES if x.startswith("agilepruner ")])
+RUNS = [x for x in LINES if x.startswith("agilepruner ") and x.split()[1] not in COMMANDS]
+
+
+@pytest.mark.parametrize("line", RUNS)
 def test_every_command_composes_a_valid_plan(line):
     overrides = [word for word in shlex.split(line)[1:] if not word.startswith("-")]
     if "-m" in line:
