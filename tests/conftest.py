@@ -23,17 +23,24 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """One seed for hypothesis, for `chance` and for unseeded generators."""
-    if config.option.seed is None:
-        given = getattr(config, "workerinput", {}).get("seed")
-        config.option.seed = time.time_ns() % 10**6 if given is None else given
-    config.option.hypothesis_seed = config.option.hypothesis_seed or str(config.option.seed)
+    """One seed for `chance`, for unseeded generators and for hypothesis.
+
+    Hypothesis tries the same examples at every run, so that a failure is the change's; with --seed
+    it looks for others.
+    """
+    option, worker = config.option, getattr(config, "workerinput", {})
+    option.seed_given = option.seed is not None or worker.get("seed_given", False)
+    if option.seed is None:
+        option.seed = worker.get("seed", time.time_ns() % 10**6)
+    if not option.hypothesis_seed:
+        option.hypothesis_seed = str(option.seed if option.seed_given else 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node):
     """Workers take the seed of the run (pytest-xdist)."""
     node.workerinput["seed"] = node.config.option.seed
+    node.workerinput["seed_given"] = node.config.option.seed_given
 
 
 def seed_of(item):

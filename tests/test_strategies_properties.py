@@ -95,6 +95,8 @@ def test_reordering_the_patches_reorders_the_selection(name, seed, batch, grid, 
     strategy, tokens = BEFORE_LLM[name], random_tokens(seed, batch, grid)
     n = tokens.count
     assume(not starts_with_a_tie(tokens.projected))
+    if name.startswith("bat"):  # two or three patches left to cluster are equally dense
+        assume(n - budget >= 8)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     moved = {
         field: getattr(tokens, field)[:, order]

@@ -76,7 +76,9 @@ def fetching(path: str, setting: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # each format and library has its own for a damaged file
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
             f"'{path}' cannot be loaded: {cause}. Give a directory with model.load.{setting}=..., "
