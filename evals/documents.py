@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features
 from datasets import Image as ImageFeature
+from datasets.features.features import require_decoding
 from PIL import Image, ImageFile
 
 ROW_GROUPS_KEPT = 2  # of images, in memory
@@ -49,7 +50,11 @@ class Split:
         schema = Features(kept).arrow_schema
         parts = [table.read(columns=list(kept)).cast(schema) for table in self._tables]
         info = DatasetInfo(features=Features(kept))
-        self.columns = Dataset(pa.concat_tables(parts), info=info)
+        whole = pa.concat_tables(parts)
+        self.columns = Dataset(whole, info=info)
+        # A row of the table is a record, five times faster, unless a column is to be decoded.
+        decoded = any(require_decoding(feature) for feature in kept.values())
+        self._rows = None if decoded else whole.combine_chunks()
         self._elsewhere = Split(images) if images else None
         self._image_of = image_of
         self._pictures = {name: features[name] for name in pictures}
@@ -60,7 +65,9 @@ class Split:
 
     def record(self, index: int) -> dict[str, Any]:
         """A document's columns without its images, fresh (scorers change them in place)."""
-        return self.columns[index]
+        if self._rows is None or not 0 <= index < len(self.columns):
+            return self.columns[index]
+        return self._rows.slice(index, 1).to_pylist()[0]
 
     def source(self, index: int) -> tuple[str, bytes | None]:
         """Name of the image column and the image's encoded bytes; None: there is no image."""

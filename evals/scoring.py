@@ -8,9 +8,10 @@ import math
 import tempfile
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def score(
     per_unit: dict[Any, list[tuple[dict[str, Any], Document]]] = defaultdict(list)
     needs_words = benchmark.config.get("needs_language_data", False)
     words = language_data() if needs_words else nullcontext("")
-    with contained(), words as source:
+    with contained(), _remembering(), words as source:
         if said := note(source):
             notes.append(said)
         for document in benchmark.documents:
@@ -142,6 +143,39 @@ def _unit_score(benchmark: Benchmark, parts: list[str], results: list[dict[str, 
         return float(resolve(benchmark.protocol["unit_score"])(items))
     values = [float(item["score"] if isinstance(item, dict) else item) for item in items]
     return sum(values) / len(values)
+
+
+@lru_cache(maxsize=1 << 18)
+def _normalised(method: str, text: str) -> str:
+    """What lmms-eval's normalisation of VQA answers makes of one: the same few, millions of times.
+
+    Its methods read nothing but the text.
+    """
+    return _processors()[method](text)
+
+
+@cache
+def _processors() -> dict[str, Callable[[str], str]]:
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    own = EvalAIAnswerProcessor()
+    names = ("process_punctuation", "process_digit_article")
+    return {name: getattr(own, name) for name in names}
+
+
+@contextmanager
+def _remembering() -> Iterator[None]:
+    """Let VQAv2, VizWiz and TextVQA normalise each text once; lmms-eval's class is put back."""
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    originals = {name: vars(EvalAIAnswerProcessor)[name] for name in _processors()}
+    for name in originals:
+        setattr(EvalAIAnswerProcessor, name, lambda _self, text, name=name: _normalised(name, text))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(EvalAIAnswerProcessor, name, original)
 
 
 def _unit_parts(benchmark: Benchmark, groups: list[list[dict[str, Any]]]) -> dict[str, list[float]]:
