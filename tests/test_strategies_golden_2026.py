@@ -5,7 +5,7 @@ import torch
 from golden_cases import CASES, cases, indices, inputs, outputs, visual_tokens
 
 from agilepruner.models.taps import QueryKeyTap
-from agilepruner.strategies.adaptive.prunesid import PruneSID, choose, components
+from agilepruner.strategies.adaptive.prunesid import PruneSID, choose, component_weights, components
 from agilepruner.strategies.adaptive.scope import SCOPE
 from agilepruner.strategies.attention.hiprune import HiPrune
 from agilepruner.strategies.attention.holov import HoloV
@@ -348,7 +348,9 @@ def test_prunesid_given_the_groups(case):
 def test_prunesid_with_exact_components(case):
     tokens, expected = prunesid_tokens(case), outputs(case)
     budget = case["params"]["need_token_num"]
-    assert torch.equal(components(tokens.features, budget // 4), expected["group"].long())
+    assert torch.equal(
+        components(component_weights(tokens.features), budget // 4), expected["group"].long()
+    )
     selection = PruneSID()(tokens, budget)
     official = expected.get("indices_lowest", expected["indices"]).long()
     assert (selection.indices[:, 0] == tokens.count).all()

@@ -9,7 +9,9 @@ which checks the input once, answers budgets that keep everything, and checks th
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +24,22 @@ from agilepruner.ranges import conform, declared, shown
 # name layers of a tower of 24; in other towers it is the same share, rounded (our choice).
 LOCAL_DEPTH = 6 / 24  # VScan
 OBJECT_DEPTH = 9 / 24  # HiPrune
+
+
+class Once:
+    """What several strategies compute from the same tokens, computed once; threads wait for it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Tensor] = {}
+        self._locks: dict[str, Lock] = {}
+
+    def __call__(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """What is known under a name, or else computed now."""
+        with self._locks.setdefault(name, Lock()):
+            if name not in self._known:
+                self._known[name] = compute()
+            return self._known[name]
+
 
 FAMILIES = ("baseline", "attention", "diversity", "adaptive", "decoder")
 
@@ -50,6 +68,7 @@ class VisualTokens:
             the mean over heads and all queries, CLS included (HiPrune).
         received_deep: (B, N) the same at the layer that produced ``features`` (HiPrune).
         seeds: one integer per image, derived from its content: randomness that is the image's own.
+        shared: a ``Once`` of what was computed from these tokens; None: nothing is kept.
     """
 
     grid: tuple[int, int]
@@ -66,6 +85,16 @@ class VisualTokens:
     received_object: Tensor = None  # type: ignore[assignment]
     received_deep: Tensor = None  # type: ignore[assignment]
     seeds: tuple[int, ...] | None = None
+    shared: Any = None
+
+    def once(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """A number that other strategies and budgets need of the same tokens as well.
+
+        Args:
+            name: says what it is, wherever it is computed: equal names, equal numbers.
+            compute: gives it, from captures that were not changed. The result is not to be changed.
+        """
+        return compute() if self.shared is None else self.shared(name, compute)
 
     @property
     def count(self) -> int:

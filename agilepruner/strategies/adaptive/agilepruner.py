@@ -43,7 +43,8 @@ class AgilePruner(Strategy):
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         products, distances = centred_gram_and_distances(tokens.projected)
-        scale = effective_rank_of_gram(products) / self.erank_avg  # (B,)
+        rank = tokens.once("effective rank", lambda: effective_rank_of_gram(products))
+        scale = rank / self.erank_avg  # (B,)
         rank = torch.arange(1, tokens.count + 1, device=scale.device)
         tau = (rank * scale[:, None] * self.slope).clamp_max(self.tau_max)  # (B, N), by rank
         return keep(thin_by_attention(tokens.attention, distances, tau, budget))

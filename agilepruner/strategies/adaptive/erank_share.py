@@ -76,7 +76,8 @@ class ErankShare(Strategy):
 
     def share(self, tokens: VisualTokens) -> torch.Tensor:
         """(B,) attention share of each image."""
-        complexity = effective_rank(tokens.projected) / self.erank_avg
+        rank = tokens.once("effective rank", lambda: effective_rank(tokens.projected))
+        complexity = rank / self.erank_avg
         return (self.centre + self.slope * (1 - complexity)).clamp(self.low, self.high)
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:

@@ -38,7 +38,8 @@ class PruneSID(Strategy):
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         attention = tokens.attention.float().sum(dim=1)  # (B, N)
-        groups = components(tokens.features, max(1, budget // 4))
+        weights = tokens.once("component weights", lambda: component_weights(tokens.features))
+        groups = components(weights, max(1, budget // 4))
         cosines = gram(unit(tokens.features))  # (B, N, N)
         rows = [choose(g, a, c, budget) for g, a, c in zip(groups, attention, cosines)]
         indices = torch.tensor([[tokens.count, *row] for row in rows], device=tokens.device)
@@ -49,23 +50,36 @@ class PruneSID(Strategy):
         return 4.0 * tokens**2 * widths["features"] + 9.0 * tokens**3
 
 
-def components(features: Tensor, count: int) -> Tensor:
-    """The principal component in which each patch weighs most, 0 the strongest.
+def component_weights(features: Tensor) -> Tensor:
+    """How much each patch weighs in each principal component, the strongest component first.
 
     Right singular vectors of the (C, N) samples, centred per patch, are eigenvectors of the
     patches' N x N Gram matrix. In double precision: rounding would move patches between groups.
 
     Args:
         features: (B, N, C).
-        count: how many components; there are no more than channels.
 
     Returns:
-        (B, N), long.
+        (B, N, M): absolute weights; M is a quarter of N (no budget asks for more), at most C.
     """
     x = features.float().sigmoid().double()
     products = gram(x - x.mean(dim=2, keepdim=True))
     vectors = torch.linalg.eigh(products).eigenvectors.flip(-1)  # columns, strongest first
-    return vectors[..., : min(count, features.shape[2])].abs().argmax(dim=2)
+    count = min(max(1, features.shape[1] // 4), features.shape[2])
+    return vectors[..., :count].abs()
+
+
+def components(weights: Tensor, count: int) -> Tensor:
+    """The component in which each patch weighs most, among the ``count`` strongest.
+
+    Args:
+        weights: (B, N, M) of ``component_weights``.
+        count: how many components; there are no more than M.
+
+    Returns:
+        (B, N), long; 0 is the strongest.
+    """
+    return weights[..., :count].argmax(dim=2)
 
 
 def choose(group: Tensor, attention: Tensor, cosine: Tensor, budget: int) -> list[int]:
