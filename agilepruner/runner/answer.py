@@ -1,9 +1,10 @@
 """Answer the documents of one benchmark for many cells at once.
 
-Each image is decoded and encoded once, for all strategies and budgets. Every (document, cell) pair
-is one prompt; prompts of equal length are batched without padding. Answers are journaled batch by
-batch, so a kill costs what is in flight and no more. From decoding to journal a document fails
-alone: its image, its text, its selection, its answer; what failed, and why, is in the journal.
+Each image is decoded (ahead, by a thread of its own) and encoded once, for all strategies and
+budgets. Every (document, cell) pair is one prompt; prompts of about equal length are batched, with
+few pads. Answers are journaled batch by batch, so a kill costs what is in flight and no more. From
+decoding to journal a document fails alone: its image, its text, its selection, its answer; what
+failed, and why, is in the journal.
 """
 
 import gc
@@ -11,9 +12,10 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby, islice
 from typing import Any
 
@@ -24,13 +26,14 @@ from agilepruner.complexity import attention_entropy, effective_rank_small
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.plan import Cell
-from agilepruner.strategies.base import VisualTokens
+from agilepruner.strategies.base import Once, Selection, VisualTokens
 from evals.tasks import Benchmark, Document
 
 log = logging.getLogger(__name__)
 
 DEFAULT_NEW_TOKENS = 128  # where a task sets none (VizWiz, TextVQA); LLaVA's own scripts use it
 ENCODED_TOGETHER = 8  # images per pass of the tower
+PADS = 1 / 8  # of a batch's tokens, at most: fewer, fuller batches are worth that
 MOST_SHARES = 64  # of a benchmark: what one process takes at a time is one of them
 HOPELESS = 64  # failures of a cell in a row, with no answer before them, after which it is given up
 
@@ -55,13 +58,16 @@ class Settings:
 
 @dataclass
 class Picture:
-    """One encoded image: its tokens, its documents and its complexity."""
+    """One encoded image: its tokens, its documents, its complexity and what a journal says."""
 
     tokens: VisualTokens
     documents: list[Document]
     encode_seconds: float
     complexity: dict[str, float]
     note: str = ""
+    offered: int = 0
+    tiles: int = 1
+    ranks: dict[bytes, float] = field(default_factory=dict)  # of kept tokens, by their anchors
 
 
 @dataclass
@@ -74,10 +80,11 @@ class Prompt:
     visual: Visual
     picture: Picture
     complexity: dict[str, float]
-    seconds: dict[str, float]
+    select_seconds: float = 0.0
 
-    @property
+    @cached_property
     def length(self) -> int:
+        """Tokens of the prompt, the visual ones included."""
         return len(self.ids) - 1 + len(self.visual)
 
     @property
@@ -89,6 +96,8 @@ class Prompt:
 Group = list[Document]  # the documents of one image
 Share = list[list[Group]]  # some windows of groups
 Failure = tuple[Cell, Document, str]
+Shown = tuple[Visual, dict[str, float]]  # what the language model sees of an image; complexity
+Seen = tuple[Any, str, str]  # a decoded image, a note when it is damaged, why there is none
 
 
 @dataclass
@@ -113,6 +122,8 @@ class Answering:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _ids: dict[int, list[int]] = field(default_factory=dict)
+    _open: dict[int, int] = field(default_factory=dict)  # document -> cells still to answer it
+    _known: dict[tuple[int, ...], Once] = field(default_factory=dict)  # of the window's images
     _counted: int = 0
     _most_tokens: float = float("inf")  # of a batch, learnt from what did not fit
     _most_images: int = ENCODED_TOGETHER
@@ -128,17 +139,32 @@ class Answering:
         windows = list(chunks(groups.values(), self.settings.images_per_window))
         return list(chunks(windows, -(-len(windows) // MOST_SHARES) or 1))
 
+    def __post_init__(self) -> None:
+        for cell in self.cells:
+            self.journals[cell.id].news()  # what was read before is counted here
+        for document in self.benchmark.documents:
+            self._open[document.index] = sum(
+                not self._settled(cell, document.index) for cell in self.cells
+            )
+
     def refresh(self) -> None:
         """See what other processes have journaled."""
-        for journal in self.journals.values():
-            journal.refresh()
-        count = sum(self._closed(cell, d) for cell in self.cells for d in self.benchmark.documents)
+        for cell in self.cells:
+            self.journals[cell.id].refresh()
+            self._learn(cell)
+        count = len(self.cells) * len(self._open) - sum(self._open.values())
         self.on_progress(count - self._counted)
         self._counted = count
 
     def wanted(self, share: Share) -> bool:
         """Whether anything of it is to be answered."""
-        return any(self._wanted(d) for window in share for group in window for d in group)
+        return any(self._window_wanted(window) for window in share)
+
+    def _window_wanted(self, window: Sequence[Group]) -> bool:
+        documents = [d for group in window for d in group if self._open[d.index]]
+        if not documents or not any(self._in_a_row.values()):
+            return bool(documents)
+        return any(not self._closed(cell, d) for cell in self.cells for d in documents)
 
     def answer(self, share: Share) -> None:
         """Answer what the journals do not hold yet.
@@ -146,31 +172,47 @@ class Answering:
         Raises:
             OSError: the journal cannot be written.
         """
+        loader = ThreadPoolExecutor(1, "images")  # one window ahead
         try:
-            for window in share:
-                if any(self._wanted(document) for group in window for document in group):
-                    self._answer(self._encode(window))
+            windows = [window for window in share if self._window_wanted(window)]
+            ahead = [loader.submit(self._look, window) for window in windows[:1]]
+            for number, window in enumerate(windows):
+                images = self._timed("images", ahead.pop().result)
+                ahead += [loader.submit(self._look, w) for w in windows[number + 1 : number + 2]]
+                if self._window_wanted(window):
+                    self._answer(self._encode(window, images))
                     self._ids.clear()
         finally:
-            started = time.perf_counter()
+            loader.shutdown(cancel_futures=True)
             for journal in self.journals.values():
-                journal.sync()
-            self.seconds["journal"] += time.perf_counter() - started
+                self._timed("journal", journal.sync)
+
+    def _timed(self, part: str, function: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            return function()
+        finally:
+            self.seconds[part] += time.perf_counter() - started
 
     def close(self) -> None:
         """Let the journals' files go."""
         for journal in self.journals.values():
             journal.close()
 
-    def _wanted(self, document: Document) -> bool:
-        return any(not self._closed(cell, document) for cell in self.cells)
+    def _learn(self, cell: Cell) -> None:
+        """Count what the cell's journal has learnt since the last call."""
+        for index in dict.fromkeys(self.journals[cell.id].news()):
+            if index in self._open:
+                self._open[index] = sum(not self._settled(c, index) for c in self.cells)
+
+    def _settled(self, cell: Cell, index: int) -> bool:
+        """Answered, or failed in this run."""
+        outcome = self.journals[cell.id].outcome(index)
+        return outcome is not None and (outcome == 0 or outcome >= self.settings.since)
 
     def _closed(self, cell: Cell, document: Document) -> bool:
         """Answered, failed in this run, or not worth trying."""
-        entry = self.journals[cell.id].entries.get(document.index)
-        if entry is not None and (not entry.error or entry.at >= self.settings.since):
-            return True
-        return self._in_a_row[cell.id] >= HOPELESS
+        return self._settled(cell, document.index) or self._in_a_row[cell.id] >= HOPELESS
 
     @property
     def _needs(self) -> frozenset[str]:
@@ -178,19 +220,29 @@ class Answering:
 
     # --- images ---
 
-    def _encode(self, window: Sequence[Group]) -> list[Picture]:
-        """Decode and encode each image once; one that fails, fails its documents."""
-        started = time.perf_counter()
-        images: list[tuple[Group, Any, str]] = []
+    def _look(self, window: Sequence[Group]) -> list[Seen]:
+        """Decode the image of each group that has a document to ask; in the loader's thread."""
+        seen: list[Seen] = []
         for group in window:
-            sound = self._without_odd(group)
-            if not sound:
+            sound = next((document for document in group if not document.error), None)
+            if sound is None:
+                seen.append((None, "", ""))
                 continue
             try:
-                image, note = self.benchmark.image(sound[0])
+                seen.append((*self.benchmark.image(sound), ""))
             except Exception as error:
-                self._fail_all(sound, f"image cannot be read: {cause(error)}")
-            else:
+                seen.append((None, "", f"image cannot be read: {cause(error)}"))
+        return seen
+
+    def _encode(self, window: Sequence[Group], decoded: Sequence[Seen]) -> list[Picture]:
+        """Encode each image once; one that fails, fails its documents."""
+        started = time.perf_counter()
+        images: list[tuple[Group, Any, str]] = []
+        for group, (image, note, problem) in zip(window, decoded):
+            sound = self._without_odd(group)
+            if problem:
+                self._fail_all(sound, problem)
+            elif sound:
                 images.append((sound, image, note))
         pictures = []
         while images:
@@ -200,11 +252,14 @@ class Answering:
         self.seconds["encode"] += spent
         for picture in pictures:
             size = len(pictures) * len(self.cells) * len(picture.documents)
-            picture.encode_seconds = spent / size
+            picture.encode_seconds = round(spent / size, 6)
         started = time.perf_counter()
-        measured = [p for same in _by_grid(pictures) for p in self._measure(same)]
+        parts = [p for same in _by_grid(pictures) for p in chunks(same, ENCODED_TOGETHER)]
+        measured = list(self._map(self._measure, parts))
+        for _, failures in measured:
+            self._fail(failures)
         self.seconds["complexity"] += time.perf_counter() - started
-        kept = {id(picture) for picture in measured}
+        kept = {id(picture) for done, _ in measured for picture in done}
         return [picture for picture in pictures if id(picture) in kept]
 
     def _without_odd(self, group: Group) -> Group:
@@ -238,9 +293,9 @@ class Answering:
                 log.debug("encoding failed", exc_info=True)
             # Outside the except block: what the failed pass held is free by now.
             if not problem:
-                done += [
-                    Picture(t, docs, 0.0, {}, note) for (docs, _, note), t in zip(part, tokens)
-                ]
+                for (documents, _, note), t in zip(part, tokens):
+                    offered, tiles = self.adapter.offered(t), self.adapter.tiles(t)
+                    done.append(Picture(t, documents, 0.0, {}, note, offered, tiles))
             elif len(part) > 1:
                 log.warning("encoding %d images failed (%s); halving", len(part), problem)
                 half = len(part) // 2
@@ -252,8 +307,8 @@ class Answering:
                 self._fail_all(part[0][0], f"encoding failed: {problem}")
         return done
 
-    def _measure(self, pictures: list[Picture]) -> list[Picture]:
-        """Complexity of images of one grid; those for which it can be computed."""
+    def _measure(self, pictures: list[Picture]) -> tuple[list[Picture], list[Failure]]:
+        """Complexity of images of one grid; those that have it, and what failed."""
         try:
             tokens = stack([picture.tokens for picture in pictures], {"projected", "attention"})
             if not bool(torch.isfinite(tokens.projected.sum(dim=-1, dtype=torch.float32)).all()):
@@ -263,16 +318,17 @@ class Answering:
             entropies = attention_entropy(seen) if seen is not None else None
         except Exception as error:
             if len(pictures) > 1:
-                return [picture for one in pictures for picture in self._measure([one])]
-            self._fail_all(pictures[0].documents, f"complexity failed: {cause(error)}")
-            return []
+                parts = [self._measure([one]) for one in pictures]
+                return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
+            why = f"complexity failed: {cause(error)}"
+            return [], [(cell, d, why) for cell in self.cells for d in pictures[0].documents]
         start = 0
         for picture in pictures:
             rows = slice(start, start := start + picture.tokens.batch)
-            picture.complexity["erank_input"] = float(ranks[rows].mean())
+            picture.complexity["erank_input"] = round(float(ranks[rows].mean()), 4)
             if entropies is not None:
-                picture.complexity["entropy"] = float(entropies[rows].mean())
-        return pictures
+                picture.complexity["entropy"] = round(float(entropies[rows].mean()), 4)
+        return pictures, []
 
     # --- prompts ---
 
@@ -283,8 +339,8 @@ class Answering:
         # Composition depends on the plan alone, not on what a journal holds: a resumed run batches
         # as the first one did, and its answers are the same to the last bit.
         prompts.sort(key=self._order)
-        alike = groupby(prompts, key=lambda p: (p.length, p.pruning))
-        batches = [b for (length, _), same in alike for b in chunks(same, self._size(length))]
+        alike = groupby(prompts, key=lambda p: p.pruning)
+        batches = [batch for _, same in alike for batch in self._batches(list(same))]
         wanted = [b for b in batches if any(not self._closed(p.cell, p.document) for p in b)]
         started, journal = time.perf_counter(), self.seconds["journal"]
         # Pruning inside the language model hooks its layers: one call at a time.
@@ -296,10 +352,21 @@ class Answering:
         journal = self.seconds["journal"] - journal
         self.seconds["generate"] += time.perf_counter() - started - journal
 
-    def _size(self, length: int) -> int:
-        """Sequences of a batch: as many as asked for, fewer where that did not fit in memory."""
-        fits = self._most_tokens / (length + self._limit)
-        return max(1, int(min(self.settings.batch_size, fits)))
+    def _batches(self, prompts: list[Prompt]) -> Iterator[list[Prompt]]:
+        """Prompts in order of length, cut where a batch is full or a longer one costs many pads."""
+        start = tokens = 0
+        for end, prompt in enumerate(prompts):
+            size, length = end + 1 - start, prompt.length
+            tokens += length
+            if size > 1 and (
+                size > self.settings.batch_size
+                or size * (length + self._limit) > self._most_tokens
+                or size * length - tokens > PADS * tokens
+            ):
+                yield prompts[start:end]
+                start, tokens = end, length
+        if prompts:
+            yield prompts[start:]
 
     @property
     def _limit(self) -> int:
@@ -332,6 +399,7 @@ class Answering:
     def _prompts(self, pictures: list[Picture]) -> list[Prompt]:
         """Select for every cell on all images of the window, and build the prompts."""
         cells = [cell for cell in self.cells if self._in_a_row[cell.id] < HOPELESS]
+        self._known = {}
         before = global_randomness()
         chosen = list(self._map(lambda cell: self._choose(cell, pictures), cells))
         if global_randomness() != before:  # by whom, is seen one cell at a time
@@ -340,6 +408,7 @@ class Answering:
         for made, failures in chosen:
             prompts += made
             self._fail(failures)
+        self._known = {}
         return prompts
 
     def _choose_watched(
@@ -362,11 +431,9 @@ class Answering:
         failures: list[Failure] = []
         for same in _by_grid(pictures):
             for picture, picked in self._select(cell, same, failures):
-                for document, (visual, rank) in picked:
-                    complexity = {**picture.complexity, "erank_kept": rank}
-                    prompt = Prompt(
-                        cell, document, self._ids[document.index], visual, picture, complexity, {}
-                    )
+                for document, (visual, complexity) in picked:
+                    ids = self._ids[document.index]
+                    prompt = Prompt(cell, document, ids, visual, picture, complexity)
                     room = self.adapter.context
                     if room is not None and prompt.length >= room:
                         why = (
@@ -377,15 +444,15 @@ class Answering:
                     else:
                         prompts.append(prompt)
         total = sum(len(picture.documents) for picture in pictures)
-        share = (time.perf_counter() - started) / max(total, 1)
+        share = round((time.perf_counter() - started) / max(total, 1), 6)
         for prompt in prompts:
-            prompt.seconds = {"encode": prompt.picture.encode_seconds, "select": share}
+            prompt.select_seconds = share
         return prompts, failures
 
     def _select(
         self, cell: Cell, pictures: list[Picture], failures: list[Failure]
-    ) -> list[tuple[Picture, list[tuple[Document, tuple[Visual, float]]]]]:
-        """What the language model sees of each image, per document, and its effective rank.
+    ) -> list[tuple[Picture, list[tuple[Document, Shown]]]]:
+        """What the language model sees of each image, per document, and its complexity.
 
         All images of one grid at once; after an error one by one, so that it is known whose it is.
         """
@@ -393,12 +460,11 @@ class Answering:
             if "text_embeds" in cell.strategy.needs:
                 return [(p, self._select_by_question(cell, p)) for p in pictures]
             needs = cell.strategy.needs | {"projected"}
-            tokens = stack([p.tokens for p in pictures], needs)  # a copy: its own to spoil
+            tokens = self._stack(pictures, needs)
             selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
             parts = split(selection, [picture.tokens.batch for picture in pictures])
-            visuals = [self.adapter.embed(p.tokens, part) for p, part in zip(pictures, parts)]
-            pairs = zip(pictures, visuals, ranks_of(visuals))
-            return [(p, [(d, (visual, r)) for d in p.documents]) for p, visual, r in pairs]
+            shown = self._show(pictures, parts)
+            return [(p, [(d, each) for d in p.documents]) for p, each in zip(pictures, shown)]
         except Exception as error:
             if len(pictures) > 1:
                 return [each for p in pictures for each in self._select(cell, [p], failures)]
@@ -407,19 +473,40 @@ class Answering:
             failures += [(cell, document, why) for document in pictures[0].documents]
             return []
 
-    def _select_by_question(
-        self, cell: Cell, picture: Picture
-    ) -> list[tuple[Document, tuple[Visual, float]]]:
+    def _stack(self, pictures: list[Picture], needs: Collection[str]) -> VisualTokens:
+        """Tokens of some images: a copy, the strategy's to spoil, with what is known of them."""
+        known = self._known.setdefault(tuple(id(picture) for picture in pictures), Once())
+        return replace(stack([picture.tokens for picture in pictures], needs), shared=known)
+
+    def _select_by_question(self, cell: Cell, picture: Picture) -> list[tuple[Document, Shown]]:
         """Per document of one image, for a strategy that reads the question."""
-        chosen: dict[str, tuple[Visual, float]] = {}
+        chosen: dict[str, Shown] = {}
         for question in dict.fromkeys(document.question for document in picture.documents):
             text = self.adapter.text_embeds(question).expand(picture.tokens.batch, -1, -1)
             needs = cell.strategy.needs | {"projected"}
-            tokens = replace(stack([picture.tokens], needs), text_embeds=text.clone())
+            tokens = replace(self._stack([picture], needs), text_embeds=text.clone())
             selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
-            visual = self.adapter.embed(picture.tokens, selection)
-            chosen[question] = visual, ranks_of([visual])[0]
+            (chosen[question],) = self._show([picture], [selection])
         return [(document, chosen[document.question]) for document in picture.documents]
+
+    def _show(self, pictures: Sequence[Picture], parts: Sequence[Selection]) -> list[Shown]:
+        """Embed what was kept of each image. Equal selections have one effective rank."""
+        visuals = [self.adapter.embed(p.tokens, part) for p, part in zip(pictures, parts)]
+        keys = [_anchors(visual, part) for visual, part in zip(visuals, parts)]
+        ranks = {
+            i: rank
+            for i, each in enumerate(zip(pictures, visuals, keys))
+            if (rank := _known_rank(*each)) is not None
+        }
+        fresh = [i for i in range(len(visuals)) if i not in ranks]
+        for i, rank in zip(fresh, ranks_of([visuals[i] for i in fresh]) if fresh else []):
+            ranks[i] = round(rank, 4)
+            if keys[i]:
+                pictures[i].ranks[keys[i]] = ranks[i]
+        return [
+            (visual, picture.complexity | {"erank_kept": ranks[i]})
+            for i, (picture, visual) in enumerate(zip(pictures, visuals))
+        ]
 
     # --- answers ---
 
@@ -442,7 +529,7 @@ class Answering:
                 problem, no_memory = cause(error), out_of_memory(error)
                 log.debug("generation failed", exc_info=True)
             # Outside the except block: the failed batch's cache is free by now.
-            share = (time.perf_counter() - started) / len(part)
+            share = round((time.perf_counter() - started) / len(part), 6)
             if not problem:
                 done += [(s, a, self._problem(s, a), share) for s, a in zip(part, answers)]
             elif len(part) > 1:
@@ -479,21 +566,25 @@ class Answering:
             if answer is None or problem:
                 failures.append((cell, document, problem))
                 continue
-            layers = list(answer.visual)
-            seconds = prompt.seconds | {"generate": spent}
+            picture, visual = prompt.picture, answer.visual
+            seconds = {
+                "encode": picture.encode_seconds,
+                "select": prompt.select_seconds,
+                "generate": spent,
+            }
             entries[cell.id].append(
                 Entry(
                     doc=document.index,
                     answer=cut(answer.text, self.benchmark.stop),
-                    note=prompt.picture.note,
+                    note=picture.note,
                     text_tokens=len(prompt.ids) - 1,
                     new_tokens=answer.new_tokens,
-                    visual=layers[0] if len(set(layers)) == 1 else layers,
-                    offered=self.adapter.offered(prompt.picture.tokens),
-                    grid=list(prompt.picture.tokens.grid),
-                    tiles=self.adapter.tiles(prompt.picture.tokens),
-                    complexity={k: round(v, 4) for k, v in prompt.complexity.items()},
-                    seconds={k: round(v, 6) for k, v in seconds.items()},
+                    visual=visual[0] if visual.count(visual[0]) == len(visual) else list(visual),
+                    offered=picture.offered,
+                    grid=list(picture.tokens.grid),
+                    tiles=picture.tiles,
+                    complexity=prompt.complexity,
+                    seconds=seconds,
                 )
             )
         for cell in self.cells:
@@ -509,6 +600,9 @@ class Answering:
             journal.begin(self.header(cell))
         journal.append(entries)
         self.seconds["journal"] += time.perf_counter() - started
+        journal.news()
+        for entry in entries:
+            self._open[entry.doc] -= 1
         self._counted += len(entries)
         self.on_progress(len(entries))
 
@@ -526,7 +620,7 @@ class Answering:
             new = entries.get(cell.id)
             if not new:
                 continue
-            if not any(not e.error for e in self.journals[cell.id].entries.values()):
+            if not self.journals[cell.id].answers:
                 self._in_a_row[cell.id] += len(new)
             self._append(cell, new)
             if self._in_a_row[cell.id] >= HOPELESS:
@@ -539,6 +633,22 @@ class Answering:
 
 class OddDocument(Exception):
     """A document that cannot be asked, known when it was loaded."""
+
+
+def _anchors(visual: Visual, selection: Selection) -> bytes:
+    """What a plain selection shows, as a key; empty for a mixed one."""
+    return b"" if selection.weights is not None else visual.anchors.cpu().numpy().tobytes()
+
+
+def _known_rank(picture: Picture, visual: Visual, key: bytes) -> float | None:
+    """The effective rank of what is kept, where it was computed before."""
+    if key and key in picture.ranks:
+        return picture.ranks[key]
+    whole = picture.tokens.projected
+    same = len(whole) == 1 and visual.embeds.shape == whole[0].shape
+    return (
+        picture.complexity["erank_input"] if same and torch.equal(visual.embeds, whole[0]) else None
+    )
 
 
 def ranks_of(visuals: Sequence[Visual]) -> list[float]:

@@ -7,8 +7,10 @@ What is not believed costs its document, which is answered again, and nothing el
 
 import json
 import logging
+import math
 import os
 import zlib
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +21,7 @@ log = logging.getLogger(__name__)
 VERSION = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One document's outcome.
 
@@ -59,6 +61,7 @@ class Entry:
             raise TypeError("expected an answer or an error")
 
 
+NEVER = -1.0  # the moment of a failure that says none: before any run
 FIELDS = [(field.name, field.default) for field in fields(Entry)]
 
 
@@ -69,10 +72,15 @@ class Journal:
         directory: the cell's folder.
         cell: its id.
         writer: number of this process among those that write now.
+        keep: hold the entries in memory. Who answers needs to know of a document only whether it
+            is answered or when it failed: eight bytes of it instead of a kilobyte.
     """
 
-    def __init__(self, directory: Path, cell: str, writer: int = 0) -> None:
-        self.directory, self.cell = directory, cell
+    def __init__(self, directory: Path, cell: str, writer: int = 0, keep: bool = True) -> None:
+        self.directory, self.cell, self._keep = directory, cell, keep
+        self._outcomes = array("d")  # by document: see `outcome`; NaN: nothing is known
+        self._answers = 0
+        self._news: list[int] = []
         self.path = directory / f"journal.{writer}.jsonl"
         self.entries: dict[int, Entry] = {}
         self.header: dict[str, Any] | None = None
@@ -118,9 +126,36 @@ class Journal:
             except TypeError:
                 self.left_out += 1
                 return
-            known = self.entries.get(entry.doc)
-            if known is None or known.error:
-                self.entries[entry.doc] = entry
+            self._remember(entry)
+
+    def _remember(self, entry: Entry) -> None:
+        """Of two entries of a document the later one counts, unless the first is an answer."""
+        if self.outcome(entry.doc) == 0:
+            return
+        missing = entry.doc + 1 - len(self._outcomes)
+        if missing > 0:
+            self._outcomes.extend([math.nan] * (missing + len(self._outcomes) // 8))
+        self._outcomes[entry.doc] = (entry.at or NEVER) if entry.error else 0.0
+        self._answers += not entry.error
+        self._news.append(entry.doc)
+        if self._keep:
+            self.entries[entry.doc] = entry
+
+    def outcome(self, doc: int) -> float | None:
+        """0 for an answered document, the moment of its failure, None where nothing is known."""
+        if doc >= len(self._outcomes) or math.isnan(value := self._outcomes[doc]):
+            return None
+        return value
+
+    @property
+    def answers(self) -> int:
+        """How many documents are answered."""
+        return self._answers
+
+    def news(self) -> list[int]:
+        """Documents whose outcome is another one since the last call."""
+        found, self._news = self._news, []
+        return found
 
     def begin(self, header: Mapping[str, Any]) -> None:
         """Say whose the lines are that this process will write, and under what they were made.
@@ -145,9 +180,7 @@ class Journal:
         known = list(entries)
         self._write([_plain(entry) for entry in known])
         for entry in known:
-            before = self.entries.get(entry.doc)
-            if before is None or before.error:
-                self.entries[entry.doc] = entry
+            self._remember(entry)
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         data = b"".join(sealed(record, self.cell) for record in records)

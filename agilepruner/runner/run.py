@@ -130,14 +130,19 @@ class _Work:
         self.on_rows, self.first_look = on_rows, first_look
         self.run, self.cells, self.claims, self.spent, self.rows = run, cells, claims, spent, rows
         self.since = time.time()
-        self.journals = {c.id: Journal(run.folder(c), c.id, claims.writer) for c in cells}
+        self.journals = {
+            c.id: Journal(run.folder(c), c.id, claims.writer, keep=False) for c in cells
+        }
         self.benchmarks: dict[str, Any] = {}
         self.failed = dict(run.failed)
 
     def do(self) -> None:
         clock = time.perf_counter()
         self._load_benchmarks()
-        fresh = [c for c in self.cells if c.benchmark in self.benchmarks and not self._answered(c)]
+        loaded = [c for c in self.cells if c.benchmark in self.benchmarks]
+        # All cells of a benchmark, or none: batches are those of the first run, see Answering.
+        begun = {c.benchmark for c in loaded if not self._answered(c)}
+        fresh = [c for c in loaded if c.benchmark in begun]
         adapter = load(self.run, fresh) if fresh else None
         self.spent["load"] += time.perf_counter() - clock
         if self.first_look is not None and fresh:
@@ -264,7 +269,7 @@ class _Work:
         answering.refresh()
         for cell in cells:  # a journal whose header was damaged has its answers still
             journal = self.journals[cell.id]
-            if journal.header is None and journal.entries:
+            if journal.header is None and journal.answers:
                 journal.begin(answering.header(cell))
         return answering
 
@@ -332,9 +337,9 @@ class _Work:
         self.spent["score"] += time.perf_counter() - started
 
     def _score_cell(self, cell: Cell) -> Row:
-        journal = self.journals[cell.id]
-        journal.refresh()
         folder = self.run.folder(cell)
+        journal = Journal(folder, cell.id)  # read again: entries of one cell at a time in memory
+        journal.refresh()
         return score_cell(self.run.config, cell, self.benchmarks[cell.benchmark], journal, folder)
 
     def _store(self, cell: Cell, row: Row) -> None:
