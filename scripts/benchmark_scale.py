@@ -1,0 +1,358 @@
+"""What the harness itself costs at the paper's scale, with a model that costs nothing.
+
+    python scripts/benchmark_scale.py [--documents 214354] [--to results/scale.md]
+
+A synthetic VQAv2 (its columns, its number of questions per image; small pictures) is loaded,
+answered for 25 cells and scored; batches are counted on the embedded suite; the demo model's
+generation is held against its FLOPs at the speed of this machine's own matrix product, measured in
+the same run. Times belong to the machine and its load; what else ran counts in them.
+"""
+
+import argparse
+import io
+import os
+import platform
+import random
+import resource
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Features, Value
+from datasets import Image as ImageFeature
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from tabulate import tabulate
+
+from agilepruner.cli import CONFIGS
+from agilepruner.flops import Architecture, document_flops
+from agilepruner.models.base import Adapter, Generation, Visual
+from agilepruner.runner.answer import Answering, Settings
+from agilepruner.runner.journal import Journal
+from agilepruner.runner.plan import Cell, Run, identify, plan
+from agilepruner.runner.run import cores, load_model
+from agilepruner.runner.score import header
+from agilepruner.strategies.attention.fastervlm import FasterVLM
+from agilepruner.strategies.base import VisualTokens
+from evals import scoring, tasks
+from evals.sources import Source
+
+QUESTIONS_PER_IMAGE = 5.3  # VQAv2 validation: 214,354 questions of 40,504 images
+ROW_GROUP = 512
+QUESTION = (
+    "what is the color of man woman dog cat where how many are there on table street in front "
+    "behind this does he wear what kind sport playing made which side train time day"
+)
+WORDS = QUESTION.split()
+REPLIES = ["yes", "no", "red", "blue", "2", "3", "left", "tennis", "on the table", "brown", "dog"]
+
+
+class Free(Adapter):
+    """A model that costs nothing: fixed tokens in, "yes" out; prompts by the demo's tokenizer."""
+
+    provides = frozenset({"features", "projected", "attention", "seeds"})
+    full = 576
+    environment: dict[str, Any] = {"device": "none"}  # noqa: RUF012
+
+    def __init__(self, tokenizer: Adapter) -> None:
+        self.tokenizer = tokenizer
+        projected = torch.randn(1, 576, 16, generator=torch.Generator().manual_seed(0))
+        attention = torch.rand(1, 4, 576, generator=torch.Generator().manual_seed(1))
+        self.tokens = VisualTokens(
+            (24, 24), features=projected, projected=projected, attention=attention, seeds=(1,)
+        )
+        self.sizes: list[int] = []
+        self.pads = self.real = 0
+
+    def encode(self, images: Any, needs: frozenset[str]) -> list[VisualTokens]:
+        return [self.tokens for _ in images]
+
+    def embed(self, tokens: VisualTokens, selection: Any) -> Visual:
+        indices = selection.indices[0]
+        return Visual(tokens.projected[0, indices], indices)
+
+    def tokenize(self, question: str) -> list[int]:
+        return self.tokenizer.tokenize(question)
+
+    def generate(
+        self, prompts: Any, visuals: Any, max_new_tokens: int, pruning: Any = None
+    ) -> list[Generation]:
+        lengths = [len(ids) - 1 + len(visual) for ids, visual in zip(prompts, visuals)]
+        self.sizes.append(len(prompts))
+        self.real += sum(lengths)
+        self.pads += len(lengths) * max(lengths) - sum(lengths)
+        return [Generation("yes", 2, (100,) * 32, (len(visual),) * 32) for visual in visuals]
+
+
+def build(folder: Path, documents: int) -> Path:
+    """A VQAv2 of real columns: ten answers a question, small JPEG pictures."""
+    rng = random.Random(0)
+    pixels = np.random.default_rng(0)
+    path = folder / "vqav2.parquet"
+    features = Features(
+        {
+            "question_type": Value("string"),
+            "multiple_choice_answer": Value("string"),
+            "answers": [
+                {
+                    "answer": Value("string"),
+                    "answer_confidence": Value("string"),
+                    "answer_id": Value("int64"),
+                }
+            ],
+            "image_id": Value("int64"),
+            "answer_type": Value("string"),
+            "question_id": Value("int64"),
+            "question": Value("string"),
+            "image": ImageFeature(),
+        }
+    )
+    schema = features.arrow_schema
+    with pq.ParquetWriter(path, schema) as writer:
+        image, picture = -1, b""
+        for start in range(0, documents, ROW_GROUP):
+            rows = []
+            for index in range(start, min(start + ROW_GROUP, documents)):
+                if int(index / QUESTIONS_PER_IMAGE) != image:
+                    image = int(index / QUESTIONS_PER_IMAGE)
+                    picture = _jpeg(pixels)
+                rows.append(_row(rng, index, image, picture))
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    return path
+
+
+def _jpeg(pixels: np.random.Generator) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def _row(rng: random.Random, index: int, image: int, picture: bytes) -> dict[str, Any]:
+    words = [rng.choice(WORDS) for _ in range(rng.randint(3, 12))]
+    likely = rng.choice(REPLIES)
+    given = [likely if rng.random() < 0.7 else rng.choice(REPLIES) for _ in range(10)]
+    return {
+        "question_type": "what is",
+        "multiple_choice_answer": likely,
+        "answers": [
+            {"answer": answer, "answer_confidence": "yes", "answer_id": number + 1}
+            for number, answer in enumerate(given)
+        ],
+        "image_id": image,
+        "answer_type": "other",
+        "question_id": index,
+        "question": " ".join(words).capitalize() + "?",
+        "image": {"bytes": picture, "path": None},
+    }
+
+
+def cells_of(benchmark: str) -> list[Cell]:
+    """Twenty-five cells: eight strategies at three budgets, and one at all tokens."""
+    cheap = [
+        Cell(f"s{number}", FasterVLM(), budget, benchmark, {"cell": [number, budget]})
+        for number in range(8)
+        for budget in (128, 64, 32)
+    ]
+    return [Cell("vanilla", FasterVLM(), 576, benchmark, {"cell": "vanilla"}), *cheap]
+
+
+def answered(adapter: Any, benchmark: Any, cells: list[Cell], folder: Path) -> Answering:
+    """Everything answered, as a run does it."""
+    journals = {c.id: Journal(folder / c.folder, c.id, keep=False) for c in cells}
+    answering = Answering(
+        adapter, benchmark, cells, journals, Settings(), lambda cell: {"cell": cell.id}
+    )
+    for share in answering.shares():
+        if answering.wanted(share):
+            answering.refresh()
+            answering.answer(share)
+    answering.close()
+    return answering
+
+
+def memory() -> float:
+    """Most memory that this process has had, GiB."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--documents", type=int, default=4000, help="of the synthetic VQAv2")
+    parser.add_argument("--answered", type=int, default=4000, help="of them, for 25 cells each")
+    parser.add_argument("--to", type=Path, help="write the tables to this Markdown file as well")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    before = os.getloadavg()[0]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        run = identify(plan(compose("config", ["table=main", "name=scale"])))
+    demo = load_model(run.config["model"])
+    parts = [
+        at_scale(run, demo, args.documents, args.answered),
+        batches(run, demo),
+        scoring_speed(run),
+        demo_speed(run, demo),
+    ]
+    text = (
+        "# The harness at the paper's scale\n\n"
+        f"`python scripts/benchmark_scale.py --documents {args.documents} --answered "
+        f"{args.answered}` on {platform.machine()} with {cores()} cores, torch "
+        f"{torch.__version__}; load {before:.1f} before, {os.getloadavg()[0]:.1f} after"
+        ".\n\n" + "\n\n".join(parts) + "\n"
+    )
+    print(text)
+    if args.to:
+        args.to.write_text(text, encoding="utf-8")
+
+
+def at_scale(run: Run, demo: Any, documents: int, count: int) -> str:
+    """Load, answer and score a synthetic VQAv2."""
+    settings, free = run.config["benchmark"]["vqav2"], Free(demo)
+    lines = []
+    with tempfile.TemporaryDirectory() as name:
+        folder, empty = Path(name), memory()
+        source = Source((build(folder, documents),), (), ("", ""), {})
+        started = time.perf_counter()
+        tasks.load("vqav2", settings, source, "paper", 3)
+        lines.append(["load, limit=3", f"{time.perf_counter() - started:.2f} s"])
+        started = time.perf_counter()
+        benchmark = tasks.load("vqav2", settings, source, "paper")
+        lines.append([f"load, all {documents:,}", f"{time.perf_counter() - started:.1f} s"])
+        benchmark = tasks.load("vqav2", settings, source, "paper", count)
+        cells = cells_of("vqav2")
+        started, spent = time.perf_counter(), time.process_time()
+        with patch("agilepruner.complexity.effective_rank_of_gram", _no_rank):
+            answering = answered(free, benchmark, cells, folder / "out")
+        answers = len(cells) * len(benchmark.documents)
+        wall = (time.perf_counter() - started) / answers * 1e3
+        processor = (time.process_time() - spent) / answers * 1e3
+        lines.append([f"harness, {answers:,} answers", f"{wall:.3f} ms an answer (wall)"])
+        lines.append(["", f"{processor:.3f} ms an answer (processor)"])
+        for part, seconds in sorted(answering.seconds.items()):
+            lines.append([f"- {part}", f"{seconds / answers * 1e3:.3f} ms"])
+        whole = Journal(folder / "out" / cells[0].folder, cells[0].id)
+        entries = whole.refresh()
+        for when in ("first cell", "further cells"):
+            started = time.perf_counter()
+            scoring.score(benchmark, {doc: entry.answer or "" for doc, entry in entries.items()})
+            each = (time.perf_counter() - started) / len(entries) * 1e3
+            lines.append([f"scoring, {when}", f"{each:.3f} ms a document"])
+        lines.append(["most memory", f"{memory():.2f} GiB ({empty:.2f} with the model alone)"])
+    heads = ["VQAv2 of real columns, 25 cells, a free model", ""]
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+
+
+def _no_rank(products: torch.Tensor) -> torch.Tensor:
+    """In place of eigenvalues, which are the model's size and no harness."""
+    return products.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+
+
+def batches(run: Run, demo: Any) -> str:
+    """Sequences per generation call at 25 cells, on the embedded suite's questions."""
+    lines = []
+    for name, settings in run.config["benchmark"].items():
+        free = Free(demo)
+        benchmark = tasks.load(name, settings, run.sources[name], "lmms")
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            patch("agilepruner.complexity.effective_rank_of_gram", _no_rank),
+        ):
+            answered(free, benchmark, cells_of(name), Path(folder))
+        mean = sum(free.sizes) / len(free.sizes)
+        share = free.pads / (free.pads + free.real)
+        lines.append([settings["label"], len(benchmark.documents), f"{mean:.1f}", f"{share:.1%}"])
+    heads = ["benchmark", "documents", "sequences per call (of 32)", "pads"]
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+
+
+def scoring_speed(run: Run) -> str:
+    """Milliseconds a document to score a cell, on the embedded suite."""
+    lines = []
+    for name, settings in run.config["benchmark"].items():
+        benchmark = tasks.load(name, settings, run.sources[name], "lmms")
+        answers = {d.index: "A" if "mmbench" in name else "yes" for d in benchmark.documents}
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            scoring.score(benchmark, answers)
+            times.append((time.perf_counter() - started) / len(answers) * 1e3)
+        lines.append([settings["label"], f"{times[0]:.3f}", f"{min(times[1:]):.3f}"])
+    heads = ["scoring", "first cell, ms a document", "further cells"]
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+
+
+def demo_speed(run: Run, demo: Any) -> str:
+    """Generation of the demo model against its FLOPs, and the problems it sends to LAPACK."""
+    name = "vqav2"
+    settings = run.config["benchmark"][name]
+    benchmark = tasks.load(name, settings, run.sources[name], "lmms", 64)
+    cells = [cell for cell in run.cells if cell.benchmark == name]
+    problems: Counter[int] = Counter()
+    real = torch.linalg.eigvalsh
+
+    def counted(products: torch.Tensor) -> torch.Tensor:
+        problems[products.shape[-1]] += len(products)
+        return real(products)
+
+    with tempfile.TemporaryDirectory() as folder, patch("torch.linalg.eigvalsh", counted):
+        journals = {c.id: Journal(Path(folder) / c.folder, c.id) for c in cells}
+        answering = Answering(
+            demo,
+            benchmark,
+            cells,
+            journals,
+            Settings(most_new_tokens=run.config["model"]["max_new_tokens"]),
+            lambda cell: header(run.config, cell, demo),
+        )
+        before = _matmul_speed()
+        for share in answering.shares():
+            answering.answer(share)
+        speed = (before + _matmul_speed()) / 2
+        answering.close()
+        architecture = Architecture.from_config(demo.config)
+        flops = 0.0
+        for journal in journals.values():
+            for entry in journal.entries.values():
+                visual = (
+                    entry.visual
+                    if isinstance(entry.visual, list)
+                    else [entry.visual] * (architecture.layers)
+                )
+                cost = document_flops(architecture, visual, entry.text_tokens, entry.new_tokens)
+                flops += cost["prefill"] + cost["decode"]
+    images = len({document.image_key for document in benchmark.documents})
+    full = problems[demo.full]
+    lines = [
+        ["generation FLOPs", f"{flops / 1e9:.1f} G"],
+        ["this machine's float32 product, one thread", f"{speed / 1e9:.1f} GFLOP/s"],
+        ["generation", f"{answering.seconds['generate']:.1f} s"],
+        ["generation over its FLOPs", f"{answering.seconds['generate'] * speed / flops:.2f} x"],
+        ["eigenvalue problems of all tokens, per image", f"{full / images:.2f}"],
+        ["smaller ones, per image", f"{(problems.total() - full) / images:.2f}"],
+    ]
+    heads = [f"the demo on {len(benchmark.documents)} documents of VQAv2, {len(cells)} cells", ""]
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+
+
+def _matmul_speed() -> float:
+    """FLOP/s of a float32 product of the size that the demo's layers have, the best of some."""
+    a, b = torch.randn(1024, 512), torch.randn(512, 512)
+    best = float("inf")
+    for _ in range(30):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * 1024 * 512 * 512 / best
+
+
+if __name__ == "__main__":
+    main()
