@@ -190,9 +190,7 @@ class _Work:
                 self.claims.give_back(claim)
             seen = [document for group in share[0] for document in group]
             benchmark = replace(self.benchmarks[name], documents=seen)
-            folder = self.run.folder(cells[0])
-            journal = self.journals[cells[0].id]
-            rows.append(score_cell(self.run.config, cells[0], benchmark, journal, folder))
+            rows.append(self._score_cell(cells[0], benchmark))
         assert self.first_look is not None
         found = self.first_look([row for row in rows if row.status == "done"])
         if not found:
@@ -326,7 +324,7 @@ class _Work:
             for cell in part.cells:
                 row = row_of(self.run, cell)
                 if row is None:
-                    row = self._score_cell(cell)
+                    row = self._score_cell(cell, self.benchmarks[cell.benchmark])
                     self._store(cell, row)
                 self.rows[cell.id] = row
                 progress.cell_done()
@@ -336,11 +334,11 @@ class _Work:
             self.on_rows([self.rows[cell.id] for cell in self.run.cells if cell.id in self.rows])
         self.spent["score"] += time.perf_counter() - started
 
-    def _score_cell(self, cell: Cell) -> Row:
+    def _score_cell(self, cell: Cell, benchmark: Any) -> Row:
         folder = self.run.folder(cell)
         journal = Journal(folder, cell.id)  # read again: entries of one cell at a time in memory
         journal.refresh()
-        return score_cell(self.run.config, cell, self.benchmarks[cell.benchmark], journal, folder)
+        return score_cell(self.run.config, cell, benchmark, journal, folder)
 
     def _store(self, cell: Cell, row: Row) -> None:
         self.rows[cell.id] = row  # first: the table is printed even where it cannot be stored
