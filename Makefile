@@ -13,7 +13,8 @@ override LIMIT := $(if $(LIMIT),limit=$(LIMIT))
 override DRY   := $(if $(DRY_RUN),dry_run=true)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce-table sweep test check docs doctor speed wheel clean
+ANALYSES := $(filter-out none,$(basename $(notdir $(wildcard configs/analysis/*.yaml))))
+.PHONY: help setup reproduce-table analyses sweep test check docs doctor speed wheel clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 reproduce-table: $(STAMP) ## Print the paper's table, measured (MODEL=demo on the embedded suite)
 	@$(BIN)/agilepruner table=$(TABLE) model=$(MODEL) suite=$(SUITE) $(LIMIT) $(DRY) $(ARGS)
+
+analyses: $(STAMP) ## The paper's study, every analysis, and docs/study.md (LIMIT=20 for a first look)
+	@for name in $(ANALYSES); do \
+		$(BIN)/agilepruner analysis=$$name model=$(MODEL) suite=$(SUITE) $(LIMIT) $(ARGS) || exit 1; done
+	@$(BIN)/python scripts/study_page.py
 
 sweep: $(STAMP) ## Any run: make sweep ARGS="strategy=[divprune,fastervlm] budget=[32,64]"
 	@$(BIN)/agilepruner $(ARGS)

@@ -17,7 +17,9 @@ def options(group):
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("group", ["model", "suite", "strategy", "benchmark", "table", "logger"])
+@pytest.mark.parametrize(
+    "group", ["model", "suite", "strategy", "benchmark", "table", "analysis", "logger"]
+)
 def test_every_option_of_every_group_composes(group):
     assert options(group)
     if group in ("strategy", "benchmark"):

@@ -45,7 +45,7 @@ def complexity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         r = pearsonr(both["erank_input"], both["entropy"]).statistic
         notes.append(
             f"Correlation of erank and entropy over {len(both)} images (Pearson): {r:.2f}. "
-            "Published: 0.63 in one note on the paper, above 0.8 in another."
+            "The paper says that both rise together: 0.63 in one note on it, above 0.8 in another."
         )
     notes += _extremes(unique)
     sheet = Sheet("Complexity of images", head, sections, notes)

@@ -9,15 +9,16 @@ from agilepruner.report.contrasts import estimate, left_out, spread
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.lines import Aggregate
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import Estimate
 
 STRATEGY = "fastervlm_divprune"
 MEASURES = {  # name in data.csv -> title, aggregate, its parts in the documents frame
     "chair_s": ("Cs ↓", Aggregate("mean"), ["part.hallucinated"]),
     "chair_i": ("Ci ↓", Aggregate("ratio"), ["part.false_mentions", "part.mentions"]),
     "recall": ("Recall ↑", Aggregate("ratio"), ["part.found", "part.objects"]),
-    "length": ("Len", Aggregate("mean", points=1.0), ["part.length"]),
 }
+MEASUREMENTS = {"length": "part.length", "erank_kept": "erank_kept"}
+TITLES = {name: title for name, (title, _, _) in MEASURES.items()}
+TITLES |= {"length": "Len", "erank_kept": "erank kept"}
 
 
 def hallucination(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
@@ -34,18 +35,15 @@ def hallucination(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
             continue
         about = {"strategy": strategy, "budget": budget, "share": share, "captions": len(group)}
         for name, (_, rule, parts) in MEASURES.items():
-            found = left_out(rule, group, parts)
-            scale = 100.0 if name != "length" else float(group["part.length"].max())
-            records.append({**about, "measure": name, **_numbers(estimate(found, scale))})
-        mean, low, high = spread(group["erank_kept"].dropna())
-        records.append({**about, "measure": "erank_kept", "value": mean, "low": low, "high": high})
+            one = estimate(left_out(rule, group, parts))
+            low, high = one.interval()
+            numbers = {"value": one.point, "low": max(0.0, low), "high": min(100.0, high)}
+            records.append({**about, "measure": name, **numbers})
+        for name, column in MEASUREMENTS.items():
+            mean, low, high = spread(group[column].dropna())
+            records.append({**about, "measure": name, "value": mean, "low": low, "high": high})
     data = pd.DataFrame(records)
     return Finding(_sheet(data), data, _figure(data))
-
-
-def _numbers(one: Estimate) -> dict[str, float]:
-    low, high = one.interval()
-    return {"value": one.point, "low": low, "high": high}
 
 
 def _sheet(data: pd.DataFrame) -> Sheet:
@@ -56,35 +54,50 @@ def _sheet(data: pd.DataFrame) -> Sheet:
         for share, own in group.groupby("share", dropna=False):
             known = own.set_index("measure")
             texts = [
-                f"{known.loc[name, 'value']:.1f} ±"
-                f"{(known.loc[name, 'high'] - known.loc[name, 'low']) / 2:.1f}"
-                for name in (*MEASURES, "erank_kept")
+                f"{known.loc[name, 'value']:.1f} "
+                f"[{known.loc[name, 'low']:.1f}, {known.loc[name, 'high']:.1f}]"
+                for name in TITLES
             ]
             lines.append(["vanilla" if pd.isna(share) else f"share {share:g}", *texts])
         sections.append((f"{budget} tokens, {group['captions'].iloc[0]} captions", lines))
     sections.sort(key=lambda section: -int(section[0].split()[0]))
     said = printed("hallucination").pivot(index="parameter", columns="metric", values="value")
     lines = [
-        [f"share {share:g}", *(f"{one[name]:.1f}" for name in (*MEASURES, "erank_kept"))]
+        [f"share {share:g}", *(f"{one[name]:.1f}" for name in TITLES)]
         for share, one in said.iterrows()
     ]
     if lines:
         sections.append(("Published, LLaVA-1.5-7B at 64 tokens, second-hand", lines))
-    head = ["Share by attention", *(title for title, _, _ in MEASURES.values()), "erank kept"]
+    head = ["Share by attention", *TITLES.values()]
     notes = [
         "FasterVLM chooses the share, DivPrune the rest: 0 is DivPrune, 1 is FasterVLM.",
-        "Cs, Ci, Recall in percent, Len in tokens; ±: half of a 95 % interval over images.",
+        "Cs, Ci, Recall in percent, Len in tokens; 95 % intervals over images.",
         "The paper says: Cs, Ci, Recall and the rank of the kept tokens fall as the share rises.",
     ]
+    for budget, group in data[data["strategy"] == STRATEGY].groupby("budget"):
+        ranks = group[group["measure"] == "erank_kept"].sort_values("share")["value"]
+        said = "falls" if (ranks.diff().dropna() < 0).all() else "does not fall steadily"
+        apart = [TITLES[name] for name in list(MEASURES)[:2] if _apart(group, name)]
+        told = f"differs on {', '.join(apart)}" if apart else "cannot be told apart"
+        notes.append(
+            f"Here, at {budget} tokens: the rank of the kept tokens {said} as the share rises; "
+            f"hallucination of the smallest and the largest share {told} (by their intervals)."
+        )
     return Sheet("Hallucination against the attention share", head, sections, notes)
+
+
+def _apart(group: pd.DataFrame, measure: str) -> bool:
+    """Whether the intervals of the smallest and the largest share do not overlap."""
+    own = group[group["measure"] == measure].sort_values("share")
+    first, last = own.iloc[0], own.iloc[-1]
+    return bool(first["low"] > last["high"] or last["low"] > first["high"])
 
 
 def _figure(data: pd.DataFrame) -> Figure:
     """A panel per measure; vanilla as a line."""
-    panel = {**{name: title for name, (title, _, _) in MEASURES.items()}, "erank_kept": "erank"}
-    figure, axes = panels(len(panel), width=2.6, height=2.9)
+    figure, axes = panels(len(TITLES), width=2.6, height=2.9)
     look = looks([STRATEGY])[STRATEGY]
-    for ax, (name, title) in zip(axes[0], panel.items()):
+    for ax, (name, title) in zip(axes[0], TITLES.items()):
         own = data[data["measure"] == name]
         for budget, line in own[own["strategy"] == STRATEGY].groupby("budget"):
             error = [line["value"] - line["low"], line["high"] - line["value"]]

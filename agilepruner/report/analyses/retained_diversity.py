@@ -55,6 +55,9 @@ def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     names = ", ".join(dict.fromkeys(cells["benchmark_label"]))
     head = ["Strategy", "erank kept", "95 % interval", "offered", "share", "images"]
     notes = [f"erank: effective rank, of the images of {names}; intervals over images."]
+    notes.append("The paper says: DivPrune keeps the most diversity, attention's choices less.")
+    for budget, group in data[data["strategy"] != "vanilla"].groupby("budget", sort=False):
+        notes.append(f"Here, at {budget} tokens: {group['label'].iloc[-1]} keeps the most.")
     sheet = Sheet("Retained diversity", head, sections, notes)
     return Finding(sheet, data, _figure(data))
 

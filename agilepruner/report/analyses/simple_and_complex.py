@@ -12,7 +12,7 @@ from agilepruner.report.analyses import Finding, printed
 from agilepruner.report.contrasts import FEWEST, difference, interval_text, minus
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import Estimate, average_of
+from agilepruner.report.statistics import LEVEL, Estimate, average_of
 
 THIRDS = ("simple", "middle", "complex")
 CONTRAST = "complex − simple"
@@ -58,6 +58,12 @@ def simple_and_complex(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         f"The paper says that the last column is above zero for {DIVERSITY} minus {ATTENTION}.",
     ]
     data = pd.DataFrame(records)
+    contrasts = data[(data["strategy"] == "") & (data["images"] == CONTRAST)]
+    for one in contrasts.itertuples():
+        answer = (
+            "cannot tell" if one.p >= LEVEL else "yes" if one.difference > 0 else "the opposite"
+        )
+        notes.append(f"Here, at {one.budget} tokens by {one.by}: {answer} (p {one.p:.2f}).")
     sheet = Sheet("Scores on simple and on complex images", head, sections, notes)
     return Finding(sheet, data, _figure(data))
 

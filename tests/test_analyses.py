@@ -1,0 +1,169 @@
+"""Frames say what rows say, a list is a line per value, an analysis is one file and one YAML."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from plans import composed, executed, planned
+from synthetic_rows import row
+
+from agilepruner.cli import CONFIGS
+from agilepruner.errors import UserError
+from agilepruner.report import published
+from agilepruner.report.analyses import Finding, analyse, printed
+from agilepruner.report.analyses.simple_and_complex import simple_and_complex, split
+from agilepruner.report.figures import drawn, panels
+from agilepruner.report.frames import cells_frame, documents_frame
+from agilepruner.report.sheets import Sheet
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(path.stem for path in (CONFIGS / "analysis").glob("*.yaml") if path.stem != "none")
+EXAMPLE = dict(
+    re.findall(
+        r"^`(\S+)`\n\n```\w+\n(.*?)```",
+        (ROOT / "docs/adding-an-analysis.md").read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
+)
+
+
+def test_a_list_of_values_is_a_cell_per_value():
+    run = planned("strategy.agilepruner.tau_max=[0.1,0.25,0.5]", "strategy.agilepruner.slope=[0,1]")
+    values = [(c.strategy.tau_max, c.strategy.slope) for c in run.cells if c.budget == 64]
+    assert sorted(values) == [(t, s) for t in (0.1, 0.25, 0.5) for s in (0, 1)]
+    assert len(planned("strategy.agilepruner.tau_max=[0.1,0.1]").cells) == 2  # with vanilla
+
+
+@pytest.mark.parametrize(("value", "words"), [("[]", "no value"), ("[0.1,9]", "tau_max=9")])
+def test_a_list_without_values_or_with_a_bad_one_is_refused(value, words):
+    with pytest.raises(UserError, match=words):
+        planned(f"strategy.agilepruner.tau_max={value}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_analysis_plans_and_says_its_command(name):
+    assert planned(f"analysis={name}").cells
+    assert f"# agilepruner analysis={name}\n" in (CONFIGS / "analysis" / f"{name}.yaml").read_text()
+    assert composed(f"analysis={name}").analysis.endswith(f".{name}")
+
+
+def test_cells_frame_has_a_line_per_cell_with_its_parameters():
+    rows = [row("vanilla", 576, "gqa"), row("agilepruner", 64, "gqa")]
+    frame = cells_frame(rows)
+    assert list(frame["value"]) == [one.value for one in rows]
+    assert list(frame["parameter.tau_max"].dropna()) == [0.25]
+    assert json.loads(frame["parameters"][1]) == rows[1].parameters
+    assert cells_frame([]).empty
+
+
+def test_documents_have_their_scores_and_the_complexity_of_their_image(tmp_path, loaded_once):
+    run = planned("strategy=[divprune]", "benchmark=[pope]", "limit=7", f"results={tmp_path}")
+    rows = executed(run)
+    frame = documents_frame(rows, run.directory)
+    for one in rows:
+        own = frame[frame["cell"] == one.id]
+        assert list(own["score"]) == one.scores
+        assert own["erank_kept"].mean() == pytest.approx(one.complexity["erank_kept"])
+    pruned = frame[frame["strategy"] == "divprune"]
+    assert set(pruned["visual"]) == {64}
+    assert (pruned["erank_kept"] < pruned["erank_input"]).all()
+    assert "erank_input" not in documents_frame(rows)
+
+
+def scored(effect):
+    """Documents on 60 images, where diversity beats attention by ``effect`` on complex ones."""
+    records = []
+    for image in range(60):
+        for strategy, budget in (("vanilla", 576), ("fastervlm", 64), ("divprune", 64)):
+            better = effect * (image >= 40) * (strategy == "divprune")
+            records.append(
+                {
+                    **{"strategy": strategy, "label": strategy, "budget": budget},
+                    **{"benchmark": "gqa", "benchmark_label": "GQA", "document": image},
+                    **{"image": str(image), "erank_input": image, "entropy": (image * 7) % 60},
+                    "score": 0.5 + better if strategy != "vanilla" else 1.0,
+                }
+            )
+    frame = pd.DataFrame(records)
+    return frame.drop_duplicates(["strategy", "budget"]), frame
+
+
+def test_thirds_are_of_images_by_their_complexity():
+    _, frame = scored(0)
+    thirds = split(frame[frame["strategy"] == "vanilla"], "erank_input")
+    assert [third["erank_input"].agg(["min", "max"]).tolist() for third in thirds] == [
+        *([0, 19], [20, 39], [40, 59])
+    ]
+    with pytest.raises(UserError, match="raise the limit"):
+        split(frame[frame["erank_input"] < 8], "erank_input")
+
+
+@pytest.mark.parametrize(
+    ("effect", "answer"), [(0.5, "yes"), (-0.5, "the opposite"), (0, "cannot")]
+)
+def test_the_interaction_is_seen_where_it_is(effect, answer):
+    notes = simple_and_complex(*scored(effect)).sheet.notes
+    (by_erank,) = [note for note in notes if note.startswith("Here, at 64 tokens by erank")]
+    assert answer in by_erank
+    (by_entropy,) = [note for note in notes if note.startswith("Here, at 64 tokens by entropy")]
+    assert "cannot tell" in by_entropy
+
+
+def test_published_numbers_say_where_they_are_from_and_stay_out_of_tables():
+    every = pd.concat(printed(name) for name in NAMES)
+    assert len(every) > 20
+    assert every["source"].str.len().min() > 10
+    assert set(every["confidence"]) <= {"low", "medium", "high"}
+    assert "study" not in {number.source for number in published.load()}
+
+
+def test_a_failed_cell_is_no_basis(tmp_path):
+    rows = [row("vanilla", 576, "gqa"), row("divprune", 64, "gqa", status="failed", error="x")]
+    with pytest.raises(UserError, match="1 of the 2 cells"):
+        analyse("agilepruner.report.analyses.complexity.complexity", rows, tmp_path)
+
+
+def test_files_of_a_finding_are_the_same_each_time(tmp_path):
+    def finding():
+        figure, axes = panels(1)
+        axes[0, 0].plot([1, 2, 3])
+        return Finding(Sheet("T", ["a"], [("", [["b"]])], []), pd.DataFrame({"x": [1.5]}), figure)
+
+    finding().write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("data.csv", "figure.png", "figure.svg", "table.md")
+    ]
+    assert (tmp_path / "data.csv").read_text() == "x\n1.5\n"
+    again = drawn(finding().figure)
+    assert (tmp_path / "figure.svg").read_bytes() == again["svg"]
+    assert (tmp_path / "figure.png").read_bytes() == again["png"]
+
+
+def test_the_example_is_one_file_and_one_yaml_and_runs(tmp_path):
+    for name in ("agilepruner", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("evals", "results"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    code, config = EXAMPLE
+    assert (Path(code).suffix, Path(config).suffix) == (".py", ".yaml")
+    for name, content in EXAMPLE.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    command = ["-m", "agilepruner", "analysis=lengths", "limit=2", f"results={tmp_path}/out"]
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^  Random +\d", done.stdout, re.M)
+    written = {path.name for path in (tmp_path / "out/study/analyses/lengths").iterdir()}
+    assert written == {"table.md", "data.csv", "figure.svg", "figure.png"}
