@@ -19,7 +19,8 @@ from agilepruner.flops import Architecture, document_flops, selection_flops
 from agilepruner.hub import Part, cache, free_bytes, readable
 from agilepruner.models.checkpoints import on_hub
 from agilepruner.models.published import config_of, on_meta
-from agilepruner.runner.plan import Cell, Run, checkpoints, identify, on_hub_as, parts_of
+from agilepruner.runner.cells import Cell
+from agilepruner.runner.plan import Run, checkpoints, identify, on_hub_as, parts_of
 from agilepruner.runner.run import row_of
 
 log = logging.getLogger(__name__)

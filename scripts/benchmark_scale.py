@@ -35,8 +35,9 @@ from agilepruner.cli import CONFIGS
 from agilepruner.flops import Architecture, document_flops
 from agilepruner.models.base import Adapter, Generation, Visual
 from agilepruner.runner.answer import Answering, Settings
+from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Journal
-from agilepruner.runner.plan import Cell, Run, identify, plan
+from agilepruner.runner.plan import Run, identify, plan
 from agilepruner.runner.run import cores, load_model
 from agilepruner.runner.score import header
 from agilepruner.strategies.attention.fastervlm import FasterVLM

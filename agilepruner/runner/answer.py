@@ -24,8 +24,8 @@ import torch
 
 from agilepruner.complexity import attention_entropy, effective_rank_small
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
+from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
-from agilepruner.runner.plan import Cell
 from agilepruner.strategies.base import Once, Selection, VisualTokens
 from evals.tasks import Benchmark, Document
 

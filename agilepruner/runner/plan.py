@@ -8,7 +8,6 @@ them. A benchmark whose documents cannot be had fails its own cells only.
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from agilepruner.config import build_strategies, check
 from agilepruner.errors import UserError
 from agilepruner.hub import Part, check_room
 from agilepruner.runner import identity
+from agilepruner.runner.cells import Cell
 from agilepruner.runner.rows import SHOWN, describe
 from agilepruner.strategies.base import Strategy
 
@@ -31,39 +31,6 @@ SCORING = (
 # Where an answer is made, besides the adapter, strategy and prompt that the config names.
 ANSWERING = ("agilepruner.runner.answer", "evals.tasks")
 SCORERS = ("agilepruner.runner.score", "evals.scoring")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One (model, strategy, budget, benchmark, protocol, suite): unit of work, identity, resume.
-
-    Attributes:
-        strategy_name: config name. strategy: the instance with its hyper-parameters.
-        budget: visual tokens kept per image; the model's full count for vanilla.
-        benchmark: config name.
-        identity: everything that decides an answer, and nothing else; empty until ``identify``.
-        scoring: digest of how answers become a row; no part of the identity, since another one
-            needs the journal replayed and no model.
-    """
-
-    strategy_name: str
-    strategy: Strategy
-    budget: int
-    benchmark: str
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    scoring: str = ""
-
-    @cached_property
-    def id(self) -> str:
-        """Sixteen hexadecimal digits of the identity's hash."""
-        if not self.identity:
-            raise ValueError(f"{self.strategy_name} on {self.benchmark} has not been identified")
-        return identity.digest(dict(self.identity))
-
-    @property
-    def folder(self) -> str:
-        """Directory name: readable first, unique by its id."""
-        return f"{self.benchmark}-{self.strategy_name}-{self.budget}-{self.id}"
 
 
 @dataclass(frozen=True)
@@ -261,7 +228,8 @@ def identify(run: Run, fetch: bool = True) -> Run:
     for cell in run.cells:
         documents = sources[cell.benchmark].identity if cell.benchmark in sources else None
         whole = cell_identity(run.config, cell, model, documents)
-        cells.append(replace(cell, identity=whole, scoring=scoring(run.config, cell.benchmark)))
+        how = scoring(run.config, cell.benchmark)
+        cells.append(replace(cell, identity=whole, key=identity.digest(whole), scoring=how))
     checkpoint = {**{setting: str(place) for setting, place in places.items()}, "revision": None}
     return replace(run, cells=cells, sources=sources, failed=failed, checkpoint=checkpoint)
 

@@ -23,9 +23,10 @@ from agilepruner.errors import UserError
 from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
 from agilepruner.runner.answer import Answering, Settings, Share
+from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
 from agilepruner.runner.journal import Journal
-from agilepruner.runner.plan import Cell, Run, asked_of, scoring, source_of
+from agilepruner.runner.plan import Run, asked_of, scoring, source_of
 from agilepruner.runner.progress import Progress
 from agilepruner.runner.rows import Row, drop_temporaries, read_row, write_row
 from agilepruner.runner.score import (
@@ -483,7 +484,7 @@ def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
     config = {**config, "suite": _suite(config["suite"])}
     config = {**config, "benchmark": {name: _as_configured_today(config, name, known)}}
     cell = Cell(said["strategy_name"], strategy_of(known["strategy"]), known["budget"], name, known)
-    cell = replace(cell, scoring=scoring(config, name))
+    cell = replace(cell, key=identity.digest(known), scoring=scoring(config, name))
     parts = (config["suite"], config["benchmark"][name], config["protocol"], config["limit"])
     try:
         if cell.id != journal.cell:

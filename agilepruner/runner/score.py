@@ -21,8 +21,9 @@ from typing import Any
 from agilepruner import __version__
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture, document_flops, selection_flops
+from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
-from agilepruner.runner.plan import Cell, parameters
+from agilepruner.runner.plan import parameters
 from agilepruner.runner.rows import Row, describe
 from agilepruner.strategies.base import Strategy
 
