@@ -5,7 +5,6 @@ is known by its content; what a column says of it is not asked.
 """
 
 import hashlib
-import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -21,8 +20,9 @@ from datasets import Image as ImageFeature
 from datasets.features.features import require_decoding
 from PIL import Image, ImageFile
 
+from evals.lmms import SETTINGS_LOCK
+
 ROW_GROUPS_KEPT = 2  # of images, in memory
-_decoding = threading.Lock()  # Pillow's tolerance of truncated files is a setting of the process
 
 
 class Split:
@@ -199,14 +199,15 @@ def decode(content: bytes) -> tuple[Image.Image, str]:
         OSError: it cannot be decoded at all.
     """
     feature, value = ImageFeature(), {"bytes": content, "path": None}
-    with _decoding:
+    with SETTINGS_LOCK:  # Pillow's tolerance is a setting of the process; lmms-eval sets it too
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
         try:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             return feature.decode_example(value), ""
         except OSError as error:
             if "truncated" not in str(error).lower():
                 raise
-        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
-        try:
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
             return feature.decode_example(value), "truncated image, its missing part is grey"
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = before

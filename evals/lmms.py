@@ -24,7 +24,7 @@ from typing import Any, TextIO, cast
 from agilepruner.torchvision import hide_if_broken
 
 _ABSENT = object()
-_one_at_a_time = threading.RLock()
+SETTINGS_LOCK = threading.RLock()  # who changes a setting of the process holds it meanwhile
 
 
 @cache
@@ -60,7 +60,7 @@ def contained() -> Iterator[None]:
     Takes about a millisecond: put it around loops, not into them. One thread at a time is in here;
     what other threads set meanwhile is put back as well, their output is left alone.
     """
-    with _one_at_a_time, quiet(), warnings.catch_warnings():
+    with SETTINGS_LOCK, quiet(), warnings.catch_warnings():
         restores = [save() for save in SETTINGS.values()]
         try:
             yield

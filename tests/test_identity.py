@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 # What a cell of CDPruner-like, decoder and merging strategies is answered by: file -> a mutation.
 ANSWERING = {
     "evals/prompts.py": ('    return doc["question"] +', '    return "!" + doc["question"] +'),
-    "evals/documents.py": ("_IMAGES, True", "_IMAGES, False"),
+    "evals/documents.py": ("_IMAGES = True", "_IMAGES = False"),
     "evals/tasks.py": ("question = task.doc_to_text(record)", "question = str(record)"),
     "agilepruner/models/decoder.py": (".sort().values", ".sort().values.flip(0)"),
     "agilepruner/models/llava.py": ("hidden[:, 1:]", "hidden[:, :-1]"),

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from agilepruner.places import ROOT
 from agilepruner.runner import answer as answering
@@ -17,6 +17,7 @@ from agilepruner.runner.plan import identify
 from agilepruner.runner.run import execute
 from agilepruner.strategies.attention.fastervlm import FasterVLM
 from evals import tasks
+from evals.documents import decode
 
 DATA = ROOT / "evals/suite/data"
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -250,3 +251,12 @@ def test_a_picture_that_changes_during_the_run_fails_its_document(tmp_path, monk
     row = execute(run).rows[0]
     assert row.failures == 1
     assert "document 3: image cannot be read: ValueError: the image file changed" in row.error
+
+
+def test_an_image_is_decoded_the_same_whatever_another_library_has_set(monkeypatch):
+    """Strictly first, also where Pillow was told to tolerate; and that setting stays as it was."""
+    content = encoded("truncated")
+    for setting in (True, False):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", setting)
+        assert decode(content)[1] == "truncated image, its missing part is grey"
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is setting

@@ -178,7 +178,7 @@ def test_after_an_out_of_memory_error_the_halves_have_the_memory(monkeypatch):
     from agilepruner.runner.answer import Answering, Settings
 
     adapter = OutOfMemory()
-    benchmark = Fake(max_new_tokens=1, stop=())
+    benchmark = Fake(max_new_tokens=1, stop=(), documents=[])
     work = Answering(adapter, benchmark, [], {}, Settings(), lambda cell: {})
     prompts = [Fake(ids=[1], visual=[0] * 9, pruning=None, length=9) for _ in range(8)]
     done = work._generate(prompts)
