@@ -7,9 +7,13 @@ nothing from anywhere: no network, no library, no font.
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from agilepruner.places import CONFIGS
 from agilepruner.report import published
 from agilepruner.report.kinds import Kinds, scores_by_kind
 from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, build_tables
@@ -18,7 +22,6 @@ from agilepruner.report.statistics import Analysis, analyse
 from agilepruner.runner.rows import Row
 
 PAGE = Path(__file__).with_name("dashboard.html")
-STRATEGIES = Path(__file__).parents[2] / "configs" / "strategy"
 
 # Okabe and Ito's colours that hold on white and on black; told apart by the colour-blind.
 COLOURS = ("#009E73", "#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00")
@@ -32,21 +35,35 @@ ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 def styles(shown: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each strategy: grey for vanilla, random and blind.
 
-    A strategy with a config has its place among the configs' names, so its style does not depend
-    on what else is shown. Others get a place from their name, moved on where it is taken.
+    A strategy with a config has a place of its own, so its style does not depend on what else is
+    shown: those of the main table first, so that their colours differ, then those of the others,
+    then by name. Strategies without one get a place from their name, moved on where it is taken.
     """
-    known = sorted({path.stem for path in STRATEGIES.glob("*.yaml")} - set(PLAIN))
+    known = [name for name in _in_order() if name not in PLAIN]
     places = {name: i for i, name in enumerate(known)}
     count = len(COLOURS) * len(MARKERS)
     for name in sorted(set(shown) - set(known) - set(PLAIN)):
         start = zlib.crc32(name.encode())
         free = (start + i for i in range(count) if (start + i) % count not in places.values())
         places[name] = next(free, start) % count
-    found = {
-        name: (COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)])
-        for name, place in places.items()
-    }
+    found = {}
+    for name, place in places.items():
+        turn = place + place // len(COLOURS)  # neighbours differ in both, and no pair comes twice
+        found[name] = COLOURS[place % len(COLOURS)], MARKERS[turn % len(MARKERS)]
     return found | {name: (NEUTRAL, marker) for name, marker in PLAIN.items()}
+
+
+@cache
+def _in_order() -> tuple[str, ...]:
+    """Every strategy with a config: as the tables list them, the main one first, then by name."""
+    tables = sorted((CONFIGS / "table").glob("*.yaml"), key=lambda p: (p.stem != "main", p.stem))
+    listed: list[str] = []
+    for path in tables:
+        recipe: Any = OmegaConf.load(path)
+        for entry in recipe.get("defaults", []):
+            listed += entry.get("override /strategy", []) if hasattr(entry, "get") else []
+    every = sorted(path.stem for path in (CONFIGS / "strategy").glob("*.yaml"))
+    return tuple(dict.fromkeys([*(name for name in listed if name in every), *every]))
 
 
 def dashboard_html(rows: Iterable[Row], name: str, kinds: Kinds | None = None) -> str:
