@@ -374,12 +374,15 @@ def test_an_edited_file_gives_another_identity_to_the_real_command(tree, tmp_pat
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    before = identified()
-    decoder = tree / "agilepruner/models/decoder.py"
-    decoder.write_text(decoder.read_text() + "\n# a comment\n")
-    assert identified() == before
-    decoder.write_text(decoder.read_text() + "\nX = 1\n")
-    assert identified() != before
+    seen = {identified()}
+    for file in ("models/decoder.py", "strategies/adaptive/agilepruner.py", "linalg.py"):
+        path = tree / "agilepruner" / file
+        path.write_text(path.read_text() + "\n# a comment\n")
+        assert identified() in seen
+        path.write_text(path.read_text() + "\nX = 1\n")
+        changed = identified()
+        assert changed not in seen
+        seen = {changed}
 
 
 def test_an_entry_is_an_answer_or_an_error():
