@@ -70,9 +70,11 @@ def test_what_is_changed_inside_is_put_back():
     assert logging.root.manager.disable == 0
 
 
-def test_a_truncated_picture_is_an_error_and_not_grey(tmp_path):
+def test_a_truncated_picture_is_an_error_and_not_grey(monkeypatch):
     """PIL would fill it, had lmms-eval's setting stayed."""
-    lmms.import_lmms_eval()
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    with lmms.contained():
+        ImageFile.LOAD_TRUNCATED_IMAGES = True  # as importing lmms_eval.api.task does
     whole = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(whole, "JPEG")

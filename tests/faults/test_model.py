@@ -184,5 +184,6 @@ def test_after_an_out_of_memory_error_the_halves_have_the_memory(monkeypatch):
     done = work._generate(prompts)
     assert [size for size, _ in adapter.sizes] == [8, 4, 4]
     assert [problem for _, _, problem, _ in done] == [""] * 8
-    assert work._size(9) == 4  # what fitted
-    assert work._size(99) == 1
+    assert [len(batch) for batch in work._batches(prompts)] == [4, 4]  # what fitted
+    long = [Fake(ids=[1], visual=[0] * 99, pruning=None, length=99) for _ in range(2)]
+    assert [len(batch) for batch in work._batches(long)] == [1, 1]
