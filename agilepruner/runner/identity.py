@@ -188,7 +188,10 @@ def _source(name: str, root: Path | None) -> Path | None:
     if root is not None and top in OURS:
         folders, alone = [root / top], None
     else:
-        found = importlib.util.find_spec(top) if top else None
+        try:
+            found = importlib.util.find_spec(top) if top else None
+        except ValueError:  # a script that runs as __main__ is no module that can be found
+            found = None
         if found is None:
             return None
         folders = [Path(place) for place in found.submodule_search_locations or ()]
