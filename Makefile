@@ -14,7 +14,7 @@ override DRY   := $(if $(DRY_RUN),dry_run=true)
 
 .DEFAULT_GOAL := help
 ANALYSES := $(filter-out none,$(basename $(notdir $(wildcard configs/analysis/*.yaml))))
-.PHONY: help setup reproduce-table analyses sweep test check docs doctor speed wheel clean
+.PHONY: help setup reproduce-table analyses sweep test test-slurm check docs doctor speed wheel clean
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ sweep: $(STAMP) ## Any run: make sweep ARGS="strategy=[divprune,fastervlm] budge
 
 test: $(STAMP) ## Run the tests (no network, no GPU)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+
+test-slurm: $(STAMP) ## Test launcher=slurm on a SLURM of one node (root; slurmctld and munge installed)
+	@tests/one_node_slurm.sh start build/slurm
+	@SLURM_CONF=$(CURDIR)/build/slurm/slurm.conf $(BIN)/python -m pytest tests/test_slurm.py; status=$$?; \
+		tests/one_node_slurm.sh stop build/slurm; exit $$status
 
 check: $(STAMP) ## Lint, format, types, who may import whom, and whether generated docs are new
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
