@@ -97,6 +97,8 @@ class Model(TypedDict):
     visual_tokens: Annotated[int, Range(1, 100_000), "of one image, unpruned"]
     decoder_layers: Annotated[int, Range(2, 1000)]
     max_new_tokens: Annotated[int, Range(1, 100_000)] | None
+    default_new_tokens: NotRequired[Annotated[int, Range(1, 100_000), "where a task sets none"]]
+    ignored_stops: NotRequired[list[str]]
     provides: list[
         Annotated[str, Rule(f"among {', '.join(SHAPES)}, seeds", {*SHAPES, "seeds"}.__contains__)]
     ]

@@ -3,9 +3,13 @@
 Tiny parquet files with the columns of the real data sets, made here; lmms-eval's own task objects.
 """
 
+import ast
 import json
 from functools import cache
+from pathlib import Path
 
+import jinja2
+import lmms_eval
 import pandas as pd
 import pytest
 from datasets import Dataset
@@ -21,6 +25,7 @@ from agilepruner.runner.identity import digest
 from agilepruner.runner.plan import _model, cell_identity, plan
 from evals.metrics import ai2d
 from evals.scoring import score
+from evals.tasks import task_config
 
 SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
@@ -386,6 +391,37 @@ def test_vicuna_prompt_is_the_official_one_byte_for_byte(model):
         "gives helpful, detailed, and polite answers to the user's questions. USER: <image>\n"
         "{question} ASSISTANT:"
     )
+
+
+def llava_hf():
+    """The source of lmms-eval's wrapper: importing it needs a package that we do not."""
+    return (Path(lmms_eval.__file__).parent / "models" / "simple" / "llava_hf.py").read_text()
+
+
+@pytest.mark.parametrize("model", TABLES[:3])
+def test_protocol_lmms_sends_what_llava_hf_sends(model):
+    source = llava_hf()
+    assignments = [n for n in ast.parse(source).body if isinstance(n, ast.Assign)]
+    values = {n.targets[0].id: n.value for n in assignments}
+    template = ast.literal_eval(values["VICUNA_CHAT_TEMPLATE"])
+    messages = [{"role": "user", "content": "<image>\nWhat?"}]
+    sent = jinja2.Template(template).render(messages=messages, add_generation_prompt=True)
+    settings = composed(f"model={model}", "protocol=lmms").model
+    assert settings.load.prompt.format(question="What?") == sent
+    assert f'gen_kwargs["max_new_tokens"] = {settings.default_new_tokens}' in source
+    assert "in until" not in source  # it reads the stop strings and does nothing with them
+    stops = {stop for name in DOCUMENTS for stop in stock_stops(name)}
+    assert stops <= set(settings.ignored_stops)
+
+
+def stock_stops(name):
+    """Stop strings of a benchmark's stock task; none where it is run under ``paper`` only."""
+    benchmark = composed(f"benchmark=[{name}]").benchmark[name]
+    if "lmms" not in benchmark.protocols:
+        return []
+    config, _ = task_config(benchmark, "lmms")
+    stops = (config.get("generation_kwargs") or {}).get("until") or ["\n\n"]  # lmms-eval's default
+    return [stops] if isinstance(stops, str) else stops
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ class Settings:
         images_per_window: images encoded and answered together; more give fuller batches.
         batch_size: sequences per generation call. workers: calls at the same time.
         most_new_tokens: the model's own cap on answers.
+        default_new_tokens: the cap where a task sets none.
+        ignored_stops: stop strings of a task that end no answer of this model.
         since: failures journaled before this moment are tried again.
     """
 
@@ -53,6 +55,8 @@ class Settings:
     batch_size: int = 32
     workers: int = 1
     most_new_tokens: int | None = None
+    default_new_tokens: int = DEFAULT_NEW_TOKENS
+    ignored_stops: tuple[str, ...] = ()
     since: float = 0.0
 
 
@@ -369,8 +373,12 @@ class Answering:
             yield prompts[start:]
 
     @property
+    def _stops(self) -> list[str]:
+        return [stop for stop in self.benchmark.stop if stop not in self.settings.ignored_stops]
+
+    @property
     def _limit(self) -> int:
-        wanted = self.benchmark.max_new_tokens or DEFAULT_NEW_TOKENS
+        wanted = self.benchmark.max_new_tokens or self.settings.default_new_tokens
         return min(wanted, self.settings.most_new_tokens or wanted)
 
     def _order(self, prompt: Prompt) -> tuple:
@@ -575,7 +583,7 @@ class Answering:
             entries[cell.id].append(
                 Entry(
                     doc=document.index,
-                    answer=cut(answer.text, self.benchmark.stop),
+                    answer=cut(answer.text, self._stops),
                     note=picture.note,
                     text_tokens=len(prompt.ids) - 1,
                     new_tokens=answer.new_tokens,

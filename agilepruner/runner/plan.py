@@ -357,6 +357,7 @@ def _model(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "adapter": model["load"]["_target_"],
         "max_new_tokens": model["max_new_tokens"],
+        **{key: model[key] for key in ("default_new_tokens", "ignored_stops") if key in model},
         **{key: value for key, value in model["load"].items() if key not in apart},
     }
 

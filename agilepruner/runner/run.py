@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from agilepruner.errors import UserError
 from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
-from agilepruner.runner.answer import Answering, Settings, Share
+from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
 from agilepruner.runner.journal import Journal
@@ -253,6 +253,8 @@ class _Work:
             batch_size=config["batch_size"],
             workers=_workers(config["workers"], adapter),
             most_new_tokens=config["model"]["max_new_tokens"],
+            default_new_tokens=config["model"].get("default_new_tokens", DEFAULT_NEW_TOKENS),
+            ignored_stops=tuple(config["model"].get("ignored_stops", ())),
             since=self.since,
         )
         answering = Answering(
