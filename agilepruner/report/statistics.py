@@ -393,19 +393,42 @@ def _against(
         yield Difference(table, group, line, reference, column, *numbers, "", *known), estimate
 
 
-def _judge(pairs: Sequence[tuple[Difference, Estimate]]) -> list[Difference]:
-    """Verdicts of one family of comparisons: no wrong word in 95 of 100 tables."""
-    different = holm([estimate.p for _, estimate in pairs])
-    alike = holm([estimate.p_equivalent(d.margin) for d, estimate in pairs])
-    judged = []
-    for (d, estimate), p, p_alike in zip(pairs, different, alike):
+def judge(
+    estimates: Sequence[Estimate], margins: Sequence[float], better: Sequence[int]
+) -> list[tuple[str, float]]:
+    """Verdict and corrected p of each comparison of one family: no wrong word in 95 of 100.
+
+    Args:
+        estimates: the family's differences.
+        margins: within which each is equivalent, in its own units.
+        better: 1 where higher is better, -1 where lower is.
+
+    Returns:
+        one of ``VERDICTS`` and the p-value of no difference, Holm's correction applied, for each.
+    """
+    different = holm([estimate.p for estimate in estimates])
+    alike = holm([one.p_equivalent(margin) for one, margin in zip(estimates, margins)])
+    found = []
+    for estimate, sign, p, p_alike in zip(estimates, better, different, alike):
         if p < LEVEL:
-            verdict = "better" if d.difference * d.column.better > 0 else "worse"
+            verdict = "better" if estimate.point * sign > 0 else "worse"
         else:
             verdict = "equivalent" if p_alike < LEVEL else "cannot tell"
-        smallest = estimate.smallest(LEVEL / len(pairs))
-        judged.append(replace(d, p=p, verdict=verdict, smallest=smallest))
-    return judged
+        found.append((verdict, p))
+    return found
+
+
+def _judge(pairs: Sequence[tuple[Difference, Estimate]]) -> list[Difference]:
+    """Verdicts of one family of comparisons."""
+    found = judge(
+        [estimate for _, estimate in pairs],
+        [d.margin for d, _ in pairs],
+        [d.column.better for d, _ in pairs],
+    )
+    return [
+        replace(d, p=p, verdict=verdict, smallest=estimate.smallest(LEVEL / len(pairs)))
+        for (d, estimate), (verdict, p) in zip(pairs, found)
+    ]
 
 
 def _leaders(samples: Samples) -> dict[tuple[int, Column], Line]:
