@@ -1,4 +1,4 @@
-"""The one error that is the user's to fix: shown without a traceback, exit status 2."""
+"""What ends a command without a traceback: what the user must fix (2), what is left over (1)."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class UserError(Exception):
     """The user must do something. The message says what was seen, what was expected and the fix."""
+
+
+class NotFinished(Exception):
+    """Some cells have no score, or something could not be stored; exit status 1."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

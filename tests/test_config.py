@@ -15,9 +15,10 @@ from test_cli import agilepruner
 
 from agilepruner import config as schema
 from agilepruner import strategies as package
-from agilepruner.cli import CONFIGS, explain
+from agilepruner.cli import CONFIGS
 from agilepruner.config import check
 from agilepruner.errors import UserError
+from agilepruner.overrides import explain
 from agilepruner.ranges import Range, Rule, conform, declared
 from agilepruner.runner.plan import plan
 from agilepruner.strategies.adaptive.erank_share import ErankShare
@@ -416,7 +417,7 @@ def test_what_hydra_refuses_is_explained_with_the_fix(arguments, words):
 def test_the_quoted_setting_that_is_suggested_is_read_as_that_text(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from agilepruner.cli import _quoted
+    from agilepruner.overrides import _quoted
 
     shell = _quoted("name", value)
     assert shell[0] == shell[-1] == '"'

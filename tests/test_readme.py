@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from plans import planned
 
-from agilepruner.cli import COMMANDS
+from agilepruner.commands import NAMES as COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -323,9 +323,3 @@ def audit_text(directory: Path = PUBLISHED) -> str:
         "only readings of high confidence replace a cell, marked with a question mark.",
     ]
     return "\n".join(out + [part for note in notes for part in wrap(note, NOTE_WIDTH)]) + "\n"
-
-
-def main() -> int:
-    """``agilepruner audit-paper``: print the audit of the published tables."""
-    print(audit_text(), end="")
-    return 0

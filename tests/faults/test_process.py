@@ -9,7 +9,7 @@ import plans
 import pyarrow.parquet as pq
 import pytest
 
-from agilepruner.cli import COMMANDS
+from agilepruner.commands import NAMES as COMMANDS
 from agilepruner.places import ROOT
 from agilepruner.runner import run as running
 from agilepruner.runner.plan import identify
@@ -184,9 +184,9 @@ def test_a_report_shows_what_belongs_together_and_names_what_it_leaves_out(finis
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["report"], "names of runs"),
+        (["report"], "Usage: agilepruner report NAME"),
         (["score", "ones"], "Unknown run 'ones'. Did you mean 'one'?"),
-        (["report", "one", "colour=red"], "names of runs"),
+        (["report", "one", "colour=red"], "Unknown setting 'colour'"),
         (["report", "one", "reference=divprun"], "Unknown reference 'divprun'"),
     ],
 )

@@ -1,0 +1,19 @@
+"""Tables and page of runs from disk, also while one goes on."""
+
+
+def run(words: list[str]) -> int:
+    """``agilepruner report NAME... [results=DIR] [reference=STRATEGY]``."""
+    from agilepruner.commands import directories, parsed
+    from agilepruner.errors import NotFinished
+    from agilepruner.reporting import report, together
+    from agilepruner.runner.run import rows_in
+
+    usage = "agilepruner report NAME... [results=DIR] [reference=STRATEGY]"
+    names, settings = parsed(words, usage, ("results", "reference"))
+    runs = directories(names, usage, settings.get("results", "results"))
+    rows = together([row for directory in runs for row in rows_in(directory)])
+    joined = "+".join(names)
+    problems = report(rows, runs[0].parent / joined, joined, settings.get("reference"))
+    if problems:
+        raise NotFinished(" ".join(problems))
+    return 0

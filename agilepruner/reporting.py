@@ -1,0 +1,60 @@
+"""Rows to a printed and written report: what runs, sweeps and the commands on disk share."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from agilepruner.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def report(rows: list[Any], directory: Path, name: str, reference: str | None = None) -> list[str]:
+    """Print and write a report; what could not be written."""
+    from agilepruner.report.kinds import kinds_of
+    from agilepruner.report.table import make_report
+    from agilepruner.runner.claims import Claims
+
+    made = make_report(rows, name, kinds_of(rows), reference)
+    show(made.text)
+    try:
+        with Claims(directory) as claims:
+            claims.take("report", wait=True)
+            made.write(directory)
+    except (OSError, UserError) as error:
+        return [f"The report could not be written to {directory}: {error}."]
+    return []
+
+
+def table_of(row: Any) -> tuple[str, str, str]:
+    """Which table a row stands in: rows of one model, suite and protocol."""
+    return row.model, row.suite, row.protocol
+
+
+def together(rows: list[Any]) -> list[Any]:
+    """Of each table the rows that can stand in one: those of the newest row's model and limit.
+
+    Rows come oldest first. A cell that was answered by older code and by newer is shown once.
+    """
+    from agilepruner.runner.run import context
+
+    newest = {table_of(row): context(row) for row in rows}
+    fitting = [row for row in rows if context(row) == newest[table_of(row)]]
+    cells = {
+        (*table_of(row), row.strategy, str(row.parameters), row.budget, row.benchmark): row
+        for row in fitting
+    }
+    left = len(rows) - len(cells)
+    if left:
+        log.warning("%d earlier rows are left out: other weights, limit or code", left)
+    return list(cells.values())
+
+
+def show(text: str) -> None:
+    """Print a result; a closed or full stdout is said on stderr and costs nothing else."""
+    try:
+        print(text)
+        sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        log.error("the result could not be printed (%s); it is in the results directory", error)
