@@ -1,10 +1,6 @@
 """The command line: every config composes, and a mistake gets one clear sentence."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import commands
 import pytest
 from plans import composed, planned
 
@@ -84,7 +80,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(overrides, words)
     ],
 )
 def test_a_typo_says_what_was_meant_exits_2_and_writes_nothing(tmp_path, arguments, words):
-    done = agilepruner(*arguments, cwd=tmp_path)
+    done = commands.run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -92,18 +88,7 @@ def test_a_typo_says_what_was_meant_exits_2_and_writes_nothing(tmp_path, argumen
 
 
 def test_help_is_worth_reading(tmp_path):
-    done = agilepruner("--help", cwd=tmp_path)
+    done = commands.run("--help", cwd=tmp_path)
     assert done.returncode == 0
     for words in ("strategy=[divprune,fastervlm]", "budget", "fastervlm", "table: ", "continues"):
         assert words in done.stdout
-
-
-def agilepruner(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "agilepruner", *arguments],
-        cwd=cwd,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )

@@ -1,10 +1,6 @@
 """Runs on the embedded model and suite: what a user does, and what may go wrong on the way."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +9,7 @@ from typing import ClassVar
 import plans
 import pytest
 import torch
+from commands import Command
 
 from agilepruner.models.base import stack
 from agilepruner.runner import run as running
@@ -208,13 +205,13 @@ def test_a_share_that_another_process_holds_is_left_to_it_and_taken_over_when_it
 
 def test_two_processes_share_one_run_and_nothing_is_answered_twice(tmp_path):
     """The same command twice at once, one of them told that there are four ranks."""
-    expected, _ = start(tmp_path / "alone", "one").communicate(timeout=600)
+    expected, _ = start(tmp_path / "alone", "one").communicate()
     more = ["images_per_window=2"]
     both = [
         start(tmp_path / "both", "one", *more, env={"RANK": rank, "WORLD_SIZE": "4"})
         for rank in ("0", "3")
     ]
-    printed = [process.communicate(timeout=600) for process in both]
+    printed = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     assert printed[0][0] == expected
     assert printed[1][0] == ""  # one prints
@@ -228,20 +225,13 @@ def test_two_processes_share_one_run_and_nothing_is_answered_twice(tmp_path):
 
 
 def start(directory, name, *more, env=None):
-    command = [sys.executable, "-m", "agilepruner", f"results={directory}", f"name={name}", *GRID]
-    return subprocess.Popen(
-        [*command, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(env or {})},
-    )
+    return Command(f"results={directory}", f"name={name}", *GRID, *more, env=env)
 
 
 def test_killed_anywhere_it_continues_and_the_table_is_the_same(tmp_path, chance):
     """SIGKILL at random moments of the real command; --seed repeats the moments."""
     whole = start(tmp_path, "whole")
-    expected, errors = whole.communicate(timeout=600)
+    expected, errors = whole.communicate()
     assert whole.returncode == 0, errors
     total = sum(map(len, journals(tmp_path).values()))
     for _ in range(3):
@@ -251,11 +241,11 @@ def test_killed_anywhere_it_continues_and_the_table_is_the_same(tmp_path, chance
             time.sleep(0.01)
             if sum(map(len, _whole_lines(tmp_path / "killed"))) >= enough:
                 time.sleep(chance.random() * 0.3)
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
         process.wait()
     last = start(tmp_path / "killed", "whole")
-    text, errors = last.communicate(timeout=600)
+    text, errors = last.communicate()
     assert last.returncode == 0, errors
     assert text == expected
     assert journals(tmp_path / "killed") == journals(tmp_path)

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
+import commands
 import plans
 import pyarrow.parquet as pq
 import pytest
@@ -19,39 +21,41 @@ from agilepruner.streams import Sturdy
 TINY = ["benchmark=[pope]", "limit=2", "strategy=[fastervlm]", "budget=[16]"]
 
 
-def shell(command, cwd, **env):
-    """Run a shell line in which $RUN is the real command on two documents."""
-    run = " ".join([sys.executable, "-m", "agilepruner", *(f"'{word}'" for word in TINY)])
-    return subprocess.run(
-        ["bash", "-c", command.replace("$RUN", run)],
-        cwd=cwd,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def tiny(cwd, *words, **settings):
+    """The real command on two documents."""
+    return commands.run(*TINY, *words, cwd=cwd, **settings)
 
 
 @pytest.mark.parametrize(
-    ("command", "env"),
+    ("streams", "env"),
     [
-        ("$RUN 2>&1 | head -n 1", {}),
-        ("$RUN 2>&-", {}),
-        ("$RUN >&-", {}),
-        ("$RUN >&- 2>&-", {}),
-        ("$RUN 2>/dev/full", {}),
-        ("$RUN >/dev/full", {}),
-        ("$RUN", {"PYTHONIOENCODING": "ascii"}),
+        ({2: None}, {}),
+        ({1: None}, {}),
+        ({2: "/dev/full"}, {}),
+        ({}, {"PYTHONIOENCODING": "ascii"}),
     ],
 )
-def test_no_stream_ends_a_run(tmp_path, command, env):
-    done = shell(command, tmp_path, **env)
+def test_no_stream_ends_a_run(tmp_path, streams, env):
+    done = tiny(tmp_path, streams=streams, env=env)
     assert "Traceback" not in done.stderr
     assert (tmp_path / "results/sweep/table.md").is_file(), done.stderr
     assert done.returncode == 0, done.stderr
-    again = shell("$RUN", tmp_path)  # what was written is whole: nothing is answered again
+    again = tiny(tmp_path)  # what was written is whole: nothing is answered again
     assert "FasterVLM" in again.stdout
     assert "loading model" not in again.stderr
+
+
+@pytest.mark.parametrize("streams", [">&- 2>&-", ">/dev/full", "2>&1 | head -n 1"])
+def test_no_stream_ends_an_interpreter(tmp_path, streams):
+    """The worst of them from a shell, with the interpreter's own start and end."""
+    words = " ".join(f"'{word}'" for word in TINY)
+    line = f"set -o pipefail; {sys.executable} -m agilepruner {words} {streams}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "results/sweep/table.md").is_file(), done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_sturdy_stream_drops_what_it_cannot_write():
@@ -104,19 +108,19 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
-    first = shell("$RUN", tmp_path)
+    first = tiny(tmp_path)
     assert first.returncode == 0, first.stderr
     (cell,) = (tmp_path / "results/sweep/cells").glob("*fastervlm*")
     for litter in (cell / "row.json.77.tmp", tmp_path / "results/sweep/table.md.77.tmp"):
         litter.write_text("half")
     (cell / "row.json").unlink()
-    assert shell("$RUN", tmp_path).returncode == 0
+    assert tiny(tmp_path).returncode == 0
     assert not list((tmp_path / "results").rglob("*.tmp"))
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "results").write_text("a file")
-    done = shell("$RUN", tmp_path)
+    done = tiny(tmp_path)
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
     assert "Traceback" not in done.stderr
@@ -125,21 +129,23 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 # --- commands from disk ---
 
 
-@pytest.fixture
-def finished(tmp_path):
-    done = shell("$RUN name=one", tmp_path)
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    done = tiny(folder, "name=one")
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """A directory with a finished run, the test's to spoil."""
+    shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
 def command(cwd, *words):
-    return subprocess.run(
-        [sys.executable, "-m", "agilepruner", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return commands.run(*words, cwd=cwd)
 
 
 def test_score_and_report_need_no_model(finished):
@@ -164,8 +170,8 @@ def test_score_refuses_journals_whose_documents_changed(tmp_path):
     suite.mkdir()
     documents = pq.read_table(ROOT / "evals/suite/data/pope.parquet")
     pq.write_table(documents, suite / "pope.parquet")
-    local = f"suite=local suite.directory={suite}"
-    assert shell(f"$RUN name=one {local}", tmp_path).returncode == 0
+    local = ["suite=local", f"suite.directory={suite}"]
+    assert tiny(tmp_path, "name=one", *local).returncode == 0
     pq.write_table(documents.slice(3), suite / "pope.parquet")
     done = command(tmp_path, "score", "one")
     assert done.returncode == 1
@@ -174,7 +180,7 @@ def test_score_refuses_journals_whose_documents_changed(tmp_path):
 
 def test_a_report_shows_what_belongs_together_and_names_what_it_leaves_out(finished):
     """Another model under the same name, in the same directory: the newest rows are one table."""
-    again = shell("$RUN name=one model.max_new_tokens=5", finished)
+    again = tiny(finished, "name=one", "model.max_new_tokens=5")
     assert again.returncode == 0, again.stderr
     done = command(finished, "report", "one")
     assert done.stdout == again.stdout
