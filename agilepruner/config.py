@@ -34,7 +34,6 @@ from agilepruner.ranges import (
 )
 from agilepruner.strategies.base import SHAPES, Strategy
 
-PLACEHOLDERS = ("<image>", "<|image_pad|>")  # of an image, in the prompts of our adapters
 CHECKPOINT = ("path", "revision", "dtype", "device", "attention", "image_processor")
 PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
 
@@ -109,6 +108,7 @@ class Model(TypedDict):
     tiles: NotRequired[Annotated[int, Range(1, 100), "that share a budget equally"]]
     lacks: NotRequired[dict[str, Line]]
     by_protocol: NotRequired[dict[str, dict[str, Any]]]
+    shapes: NotRequired[dict[str, dict[str, Any]]]
 
 
 class Suite(TypedDict):
@@ -368,10 +368,11 @@ def _check_load(load: Load) -> None:
     for key in load.keys() - {"_target_", "joint_space_revision"}:
         if known is not None and key not in known:
             raise no_setting("model.load", key, known)
-    if target.startswith("agilepruner.") and sum(map(load["prompt"].count, PLACEHOLDERS)) != 1:
+    placeholder = _constant(target.rpartition(".")[0], "PLACEHOLDER")
+    if placeholder is not None and load["prompt"].count(placeholder) != 1:
         raise UserError(
-            f"model.load.prompt={shown(load['prompt'])}, expected the image once, as "
-            f"{' or '.join(PLACEHOLDERS)}, and {{question}} once."
+            f"model.load.prompt={shown(load['prompt'])}, expected the image once as "
+            f"{placeholder} and {{question}} once."
         )
     for key in ("path", "joint_space"):
         if load.get(key):
@@ -516,7 +517,8 @@ def _arguments(path: str, where: str) -> list[str] | None:
     if names is None:
         raise UserError(f"{where}={path}, expected package.module.name of a module that exists.")
     if name not in names:
-        made_here = [n for n, node in names.items() if node and not n.startswith("_")]
+        functions = (ast.FunctionDef, ast.ClassDef)
+        made_here = [n for n, node in names.items() if isinstance(node, functions) and n[0] != "_"]
         raise unknown(f"{where} in {module}:", name, made_here)
     function = names[name]
     if not isinstance(function, ast.FunctionDef):
@@ -539,9 +541,18 @@ def _defined(module: str) -> dict[str, ast.AST | None] | None:
     return names or None
 
 
+def _constant(module: str, name: str) -> Any:
+    """The value of a constant at the top of a module, without importing it; None: there is none."""
+    node = (_defined(module) or {}).get(name)
+    return ast.literal_eval(node.value) if isinstance(node, ast.Assign) else None
+
+
 @cache
 def _definitions(source: str) -> dict[str, ast.AST | None]:
-    """Names at the top of a source file, with their definitions where they are defined there."""
+    """Names at the top of a source file, with their definitions where they are defined there.
+
+    Imported names have none.
+    """
     names: dict[str, ast.AST | None] = {}
     for node in ast.parse(Path(source).read_text(encoding="utf-8")).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -549,5 +560,5 @@ def _definitions(source: str) -> dict[str, ast.AST | None]:
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names |= {(alias.asname or alias.name): None for alias in node.names}
         elif isinstance(node, ast.Assign):
-            names |= {target.id: None for target in node.targets if isinstance(target, ast.Name)}
+            names |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
     return names

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import UserError
-from agilepruner.flops import Architecture, document_flops, selection_flops
+from agilepruner.flops import Architecture, document_flops, on_meta, selection_flops
 from agilepruner.hub import Part, cache, free_bytes, readable
 from agilepruner.models.checkpoints import on_hub
-from agilepruner.models.published import config_of, on_meta
+from agilepruner.models.shapes import config_of
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.plan import Run, checkpoints, identify, on_hub_as, parts_of
 from agilepruner.runner.run import row_of
@@ -81,7 +81,7 @@ def describe(run: Run) -> str:
     model = run.config["model"]
     path = model["load"]["path"]
     try:
-        config = config_of(path, model["load"].get("revision"))
+        config = config_of(model)
     except (OSError, ValueError) as error:
         raise UserError(
             f"No config for '{path}': {str(error).splitlines()[0]} Give a directory with a "
@@ -94,7 +94,7 @@ def describe(run: Run) -> str:
     dtype = getattr(torch, model["load"]["dtype"])
     built = on_meta(config, dtype)
     size = Size(
-        Architecture.from_config(config),
+        Architecture.of(built),
         sum(weight.numel() for weight in built.parameters()),
         dtype.itemsize,
     )

@@ -19,6 +19,7 @@ function                tokens          MLP                  factor  vision
 Letters: n tokens, d width, m MLP width, L layers.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +43,8 @@ class Architecture:
         full_layers: layers in which every patch attends to all patches.
         merge: side in patches of the square that becomes one visual token.
         projector: (inputs, outputs) of each matrix between tower and language model.
-        projects_cls: the CLS row goes through the projector too (feature strategy "full").
+        projects_cls: a CLS row, where there is one, goes through the projector too (feature
+            strategy "full").
         layers, width, mlp: of the language model.
         query_width, key_width: heads x head size, and key/value heads x head size.
         vocabulary: outputs of the language-model head.
@@ -85,129 +87,140 @@ class Architecture:
 
     @classmethod
     def from_config(cls, config: Any, grid: tuple[int, int] | None = None) -> "Architecture":
-        """Read the numbers from a transformers config (Llava, LlavaNext or Qwen2.5-VL).
+        """Read the numbers of the model that a transformers config describes, whatever family.
 
         Args:
             config: a composed config with ``vision_config`` and ``text_config``.
-            grid: patch grid (rows, columns) for towers without a fixed image size. Qwen2.5-VL's
-                default is the paper's, 70 x 70 patches = 1,225 visual tokens.
+            grid: as for ``of``.
         """
-        text = config.text_config
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        language = {
-            "layers": text.num_hidden_layers,
-            "width": text.hidden_size,
-            "mlp": text.intermediate_size,
-            "query_width": text.num_attention_heads * head,
-            "key_width": (text.num_key_value_heads or text.num_attention_heads) * head,
-            "vocabulary": text.vocab_size,
-        }
-        tower = config.vision_config.model_type
-        if tower == "clip_vision_model":
-            return cls(**_clip(config, grid), **language)
-        if tower.startswith("qwen2_5_vl"):
-            return cls(**_qwen(config.vision_config, grid), **language)
-        raise UserError(
-            f"No FLOPs for a vision tower of type '{tower}'. Known: clip_vision_model, qwen2_5_vl."
-        )
+        return cls.of(on_meta(config), grid)
+
+    @classmethod
+    def of(cls, model: Any, grid: tuple[int, int] | None = None) -> "Architecture":
+        """Read the numbers from a transformers model: its config's, and its weights' shapes.
+
+        What configs leave to the code is in the shapes: whether the tower has a CLS token, how many
+        matrices its MLP has, and which matrices stand between tower and language model.
+
+        Args:
+            model: for conditional generation, with an image tower and a decoder.
+            grid: patch grid (rows, columns) for towers without a fixed image size. The default
+                gives 35 x 35 = 1,225 visual tokens, as the paper has Qwen2.5-VL.
+
+        Raises:
+            UserError: the layers of the tower or the decoder are not attention and an MLP.
+        """
+        return cls(**_tower(model, grid), **_projector(model), **_decoder(model))
 
 
-def _clip(config: Any, grid: tuple[int, int] | None) -> dict[str, Any]:
-    vision, width = config.vision_config, config.text_config.hidden_size
-    side = vision.image_size // vision.patch_size
-    picked = config.vision_feature_layer
-    inputs = vision.hidden_size * (len(picked) if isinstance(picked, list | tuple) else 1)
+def _tower(model: Any, grid: tuple[int, int] | None) -> dict[str, Any]:
+    from torch import nn
+
+    tower, vision = model.get_encoder("image"), model.config.vision_config
+    blocks, width, mlp = _blocks(tower), vision.hidden_size, vision.intermediate_size
+    matrices = (_weights(blocks) - 4 * width**2) / (width * mlp)
+    if matrices not in (2, 3):
+        expected = f"4 x {width} x {width} and 2 or 3 x {width} x {mlp}"
+        raise _unknown("vision tower", vision, blocks, expected)
+    merge = _projector(model)["merge"]
+    patch = next(m for m in tower.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    names = {name.rpartition(".")[2] for name, _ in tower.named_parameters()}
+    window = getattr(vision, "window_size", 0) // _pair(vision.patch_size)[0]
     return {
-        "vision_layers": vision.num_hidden_layers,
-        "vision_width": vision.hidden_size,
-        "vision_mlp": vision.intermediate_size,
-        "vision_gated": False,
-        "patch_values": vision.num_channels * vision.patch_size**2,
-        "grid": grid or (side, side),
-        "cls": 1,
-        "window": 0,
-        "full_layers": vision.num_hidden_layers,
-        "merge": 1,
-        "projector": ((inputs, width), (width, width)),
-        "projects_cls": config.vision_feature_select_strategy == "full",
+        "vision_layers": len(blocks),
+        "vision_width": width,
+        "vision_mlp": mlp,
+        "vision_gated": matrices == 3,
+        "patch_values": patch.weight[0].numel(),
+        "grid": grid or _grid_of(vision) or (35 * merge, 35 * merge),
+        "cls": len(names & {"class_embedding", "cls_token"}),
+        "window": window,
+        "full_layers": len(vision.fullatt_block_indexes) if window else len(blocks),
     }
 
 
-def _qwen(vision: Any, grid: tuple[int, int] | None) -> dict[str, Any]:
-    merged = vision.hidden_size * vision.spatial_merge_size**2
+def _projector(model: Any) -> dict[str, Any]:
+    """Every matrix that is neither in the tower's layers nor in the language model."""
+    from torch import nn
+
+    parts = (
+        _blocks(model.get_encoder("image")),
+        model.get_decoder(),
+        model.get_output_embeddings(),
+    )
+    elsewhere = {id(module) for part in parts for module in part.modules()}
+    rest = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in elsewhere]
+    picked = getattr(model.config, "vision_feature_layer", -1)
+    layers = len(picked) if isinstance(picked, list | tuple) else 1
+    patches = rest[0].in_features // (layers * model.config.vision_config.hidden_size)
+    select = getattr(model.config, "vision_feature_select_strategy", None)
     return {
-        "vision_layers": vision.depth,
-        "vision_width": vision.hidden_size,
-        "vision_mlp": vision.intermediate_size,
-        "vision_gated": True,
-        "patch_values": vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
-        "grid": grid or (70, 70),
-        "cls": 0,
-        "window": vision.window_size // vision.patch_size,
-        "full_layers": len(vision.fullatt_block_indexes),
-        "merge": vision.spatial_merge_size,
-        "projector": ((merged, merged), (merged, vision.out_hidden_size)),
-        "projects_cls": False,
+        "merge": math.isqrt(patches),
+        "projector": tuple((m.in_features, m.out_features) for m in rest),
+        "projects_cls": select == "full",
     }
 
 
-# CLIP ViT-L/14 at 336 px, and vicuna-7B behind it. The tests compare each entry with from_config.
-_LLAVA_7B = Architecture(
-    vision_layers=24,
-    vision_width=1024,
-    vision_mlp=4096,
-    vision_gated=False,
-    patch_values=3 * 14 * 14,
-    grid=(24, 24),
-    cls=1,
-    window=0,
-    full_layers=24,
-    merge=1,
-    projector=((1024, 4096), (4096, 4096)),
-    projects_cls=False,
-    layers=32,
-    width=4096,
-    mlp=11008,
-    query_width=4096,
-    key_width=4096,
-    vocabulary=32064,
-)
+def _decoder(model: Any) -> dict[str, Any]:
+    text, layers = model.config.get_text_config(), model.get_decoder().layers
+    width, mlp = text.hidden_size, text.intermediate_size
+    head = getattr(text, "head_dim", None) or width // text.num_attention_heads
+    queries = text.num_attention_heads * head
+    keys = (text.num_key_value_heads or text.num_attention_heads) * head
+    if _weights(layers) != 2 * width * (queries + keys) + 3 * width * mlp:
+        expected = f"2 x {width} x ({queries} + {keys}) and 3 x {width} x {mlp}"
+        raise _unknown("decoder", text, layers, expected)
+    return {
+        "layers": len(layers),
+        "width": width,
+        "mlp": mlp,
+        "query_width": queries,
+        "key_width": keys,
+        "vocabulary": text.vocab_size,
+    }
 
-# config.json of llava-hf/llava-1.5-{7b,13b}-hf, llava-hf/llava-v1.6-vicuna-7b-hf and
-# Qwen/Qwen2.5-VL-7B-Instruct (the grid is the paper's 980 x 980 pixels).
-PUBLISHED: dict[str, Architecture] = {
-    "llava_1_5_7b": _LLAVA_7B,
-    "llava_1_5_13b": replace(
-        _LLAVA_7B,
-        projector=((1024, 5120), (5120, 5120)),
-        layers=40,
-        width=5120,
-        mlp=13824,
-        query_width=5120,
-        key_width=5120,
-    ),
-    "llava_next_7b": _LLAVA_7B,
-    "qwen2_5_vl_7b": Architecture(
-        vision_layers=32,
-        vision_width=1280,
-        vision_mlp=3420,
-        vision_gated=True,
-        patch_values=3 * 2 * 14 * 14,
-        grid=(70, 70),
-        cls=0,
-        window=8,
-        full_layers=4,
-        merge=2,
-        projector=((5120, 5120), (5120, 3584)),
-        projects_cls=False,
-        layers=28,
-        width=3584,
-        mlp=18944,
-        query_width=3584,
-        key_width=512,
-        vocabulary=152064,
-    ),
-}
+
+def on_meta(config: Any, dtype: Any = None) -> Any:
+    """The model of a config on the meta device: every shape, no memory."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
+
+
+def _blocks(tower: Any) -> Any:
+    """The tower's layers: the first of its lists of modules."""
+    from torch import nn
+
+    return next(module for module in tower.modules() if isinstance(module, nn.ModuleList))
+
+
+def _weights(layers: Any) -> float:
+    """Weights of the matrices of one layer: its multiply-accumulates per token."""
+    return sum(p.numel() for p in layers.parameters() if p.dim() > 1) / len(layers)
+
+
+def _unknown(part: str, config: Any, layers: Any, expected: str) -> UserError:
+    return UserError(
+        f"No FLOPs for a {part} of type '{config.model_type}': a layer has {_weights(layers):,.0f} "
+        f"weights in matrices, expected {expected}."
+    )
+
+
+def _grid_of(vision: Any) -> tuple[int, int] | None:
+    """Patches of a tower's one image size; None: it takes any."""
+    if not hasattr(vision, "image_size"):
+        return None
+    sides = zip(_pair(vision.image_size), _pair(vision.patch_size))
+    rows, columns = (image // patch for image, patch in sides)
+    return rows, columns
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """A config's size of a side, or of both."""
+    rows, columns = size if isinstance(size, list | tuple) else (size, size)
+    return rows, columns
 
 
 def vision_flops(arch: Architecture) -> float:
@@ -261,7 +274,7 @@ def selection_flops(strategy: Any, arch: Architecture, budget: int, tiles: int =
     and the projection of the patches. An estimate, unlike all other columns: sorting, top-k and
     the loops of greedy methods are not matrix products.
     """
-    seen = arch.vision_width
+    seen = arch.vision_width * arch.merge**2  # a merged token's features are its patches'
     widths = {"features": seen, "keys": seen, "last_keys": seen, "projected": arch.width}
     if hasattr(strategy, "flops"):
         return tiles * float(strategy.flops(arch.tokens, widths, budget))

@@ -319,7 +319,7 @@ def demo_speed(run: Run, demo: Any) -> str:
             answering.answer(share)
         speed = (before + _matmul_speed()) / 2
         answering.close()
-        architecture = Architecture.from_config(demo.config)
+        architecture = Architecture.of(demo.model)
         flops = 0.0
         for journal in journals.values():
             for entry in journal.entries.values():

@@ -22,16 +22,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from agilepruner.cli import CONFIGS
 from agilepruner.flops import Architecture, document_flops
 from agilepruner.models.base import split, stack
 from agilepruner.models.hugging_face import image_processor_for
 from agilepruner.models.llava import LlavaAdapter
-from agilepruner.models.published import CONFIGS
+from agilepruner.models.shapes import config_of
 from agilepruner.strategies.adaptive.agilepruner import AgilePruner
 
-MODELS = {"llava_1_5_7b": "llava-hf/llava-1.5-7b-hf", "llava_1_5_13b": "llava-hf/llava-1.5-13b-hf"}
+MODELS = ("llava_1_5_7b", "llava_1_5_13b")
 TEXT_TOKENS = 60
 STEPS = 8  # decode steps that a step's time is averaged over
 PAPER_PREPROCESSING = {
@@ -106,11 +108,16 @@ def tiny_config() -> Any:
     )
 
 
+def published_config(name: str) -> Any:
+    """The config of a model in configs/model."""
+    return config_of(OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")))
+
+
 def build(name: str, device: str, dtype: torch.dtype, attention: str) -> LlavaAdapter:
     """An adapter around a model of random weights."""
     from transformers import LlavaForConditionalGeneration
 
-    config = tiny_config() if name == "tiny" else CONFIGS[MODELS[name]]()
+    config = tiny_config() if name == "tiny" else published_config(name)
     config._attn_implementation = attention
     with torch.device(device):
         model = LlavaForConditionalGeneration._from_config(config, dtype=dtype).eval()
@@ -148,7 +155,7 @@ def measure(
     ]
     strategy = AgilePruner()
     prompts = [adapter.tokenize("")] * batch
-    arch = Architecture.from_config(adapter.config)
+    arch = Architecture.of(adapter.model)
     pixels = adapter.image_processor(images=images, return_tensors="pt")["pixel_values"]
 
     @torch.inference_mode()

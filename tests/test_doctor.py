@@ -3,13 +3,14 @@
 import importlib.metadata
 
 import pytest
+from architectures import PUBLISHED
 from plans import planned
 
-from agilepruner import doctor, flops, torchvision
+from agilepruner import doctor, torchvision
 from agilepruner.dry_run import describe
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture
-from agilepruner.models.published import CONFIGS as BY_HAND
+from agilepruner.models.shapes import config_of
 
 # Billions of parameters; TFLOPs of vision and of the unpruned prefill with 60 text tokens
 # (torch's counter on the real shapes gives the same, tests/test_flops.py).
@@ -47,8 +48,8 @@ def test_model_configs_say_what_their_checkpoints_are():
     """Layers and tokens in configs/model are those of the real shapes."""
     for table in TABLES:
         model = planned(f"table={table}").config["model"]
-        arch = Architecture.from_config(BY_HAND[model["load"]["path"]]())
-        assert arch == flops.PUBLISHED[table]
+        arch = Architecture.from_config(config_of(model))
+        assert arch == PUBLISHED[table]
         assert model["decoder_layers"] == arch.layers
         assert model["visual_tokens"] == arch.tokens * model.get("tiles", 1)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from architectures import PUBLISHED
 from strategy_configs import ALL
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -15,10 +16,11 @@ from transformers import (
     LlavaNextForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
 )
 
 from agilepruner import flops
-from agilepruner.flops import PUBLISHED, Architecture, document_flops
+from agilepruner.flops import Architecture, document_flops
 
 KEYS = ["vision", "projector", "selection", "prefill", "decode", "total", "paper_macs"]
 
@@ -280,8 +282,7 @@ def test_an_empty_grid_is_refused():
     assert PUBLISHED["qwen2_5_vl_7b"].at_grid(72, 72).tokens == 1296
 
 
-def test_an_unknown_tower_is_the_users_to_fix():
-    config = real_config("llava_1_5_7b")
-    config.vision_config.model_type = "siglip_vision_model"
-    with pytest.raises(flops.UserError, match="siglip_vision_model"):
-        Architecture.from_config(config)
+def test_an_unknown_decoder_is_the_users_to_fix():
+    experts = Qwen3VLMoeConfig(text_config={"num_hidden_layers": 1}, vision_config={"depth": 1})
+    with pytest.raises(flops.UserError, match="No FLOPs for a decoder of type 'qwen3_vl_moe_text'"):
+        Architecture.from_config(experts)

@@ -10,7 +10,7 @@ import torch
 from golden_cases import FOLDER
 from omegaconf import OmegaConf
 from PIL import Image
-from plans import composed
+from plans import composed, planned
 from safetensors.torch import load_file
 from transformers import LlamaTokenizer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -20,7 +20,7 @@ from agilepruner.errors import UserError
 from agilepruner.models.hugging_face import image_processor_for
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.llava_next import NEWLINE, kept_positions, mosaic
-from agilepruner.models.published import CONFIGS as CONFIGS_OF
+from agilepruner.models.shapes import config_of
 from agilepruner.models.taps import at_depth
 from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, keep_all
 
@@ -110,7 +110,7 @@ def test_shallow_layers_are_those_the_methods_name_and_the_same_share_of_other_t
     model = tiny.adapter("qwen")
     published = SimpleNamespace(
         config=SimpleNamespace(
-            vision_config=CONFIGS_OF["Qwen/Qwen2.5-VL-7B-Instruct"]().vision_config
+            vision_config=config_of(planned("table=qwen2_5_vl_7b").config["model"]).vision_config
         ),
         model=SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(blocks=range(32)))),
     )

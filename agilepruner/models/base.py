@@ -62,7 +62,8 @@ class Adapter(ABC):
     Attributes:
         provides: names of the ``VisualTokens`` fields this model can capture.
         full: visual tokens per image without pruning (the largest possible where it varies).
-        config: the Hugging Face config, for FLOPs.
+        model: the transformers model; its shapes decide the FLOPs.
+        config: its Hugging Face config.
         environment: dtype, device and attention implementation, for the rows.
         exact_budget: a plain selection puts exactly the budget into the language model.
         context: tokens that the language model can attend to; None: not known.
@@ -70,6 +71,7 @@ class Adapter(ABC):
 
     provides: frozenset[str]
     full: int
+    model: Any
     config: Any
     environment: dict[str, Any]
     exact_budget: bool = True

@@ -157,7 +157,7 @@ class HuggingFaceAdapter(Adapter):
         ids, mask = ids.to(device), mask.to(device)
         pruned: Any = nullcontext()
         if pruning is not None:
-            decoder = self.model.model.language_model
+            decoder = self.model.get_decoder()
             pruned = shorten(decoder, *pruning, ids == self.image_token, mask)
         embeds: Any = [visual.embeds for visual in visuals]
         encoded = BaseModelOutputWithPooling(pooler_output=embeds)

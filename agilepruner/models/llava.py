@@ -19,6 +19,8 @@ from agilepruner.models.hugging_face import (
 from agilepruner.models.taps import at_depth, tap
 from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, VisualTokens
 
+PLACEHOLDER = "<image>"  # of the image, in prompts
+
 
 class LlavaAdapter(HuggingFaceAdapter):
     """LLaVA-1.5 through transformers.

@@ -15,6 +15,7 @@ from agilepruner.models.hugging_face import content_seed, load_checkpoint
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.strategies.base import Selection, VisualTokens
 
+PLACEHOLDER = "<image>"  # of the image, in prompts
 GEOMETRIES = ("paper", "native")
 NEWLINE = -1  # in an order: the learned newline embedding, no visual token
 

@@ -18,6 +18,8 @@ from agilepruner.models.hugging_face import (
 from agilepruner.models.taps import at_depth, tap_packed
 from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, VisualTokens
 
+PLACEHOLDER = "<|image_pad|>"  # of the image, in prompts
+
 
 class Qwen2_5VLAdapter(HuggingFaceAdapter):
     """Qwen2.5-VL through transformers; needs no torchvision.
@@ -150,4 +152,4 @@ def load(prompt: str, full: int = 1225, **checkpoint: Any) -> Qwen2_5VLAdapter:
             ``load_checkpoint``.
     """
     parts = load_checkpoint("Qwen2_5_VLForConditionalGeneration", **checkpoint)
-    return Qwen2_5VLAdapter(*parts, prompt, placeholder="<|image_pad|>", full=full)
+    return Qwen2_5VLAdapter(*parts, prompt, placeholder=PLACEHOLDER, full=full)

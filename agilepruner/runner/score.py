@@ -45,7 +45,7 @@ def header(config: Mapping[str, Any], cell: Cell, adapter: Any) -> dict[str, Any
             "full": adapter.full,
             "tile_budget": adapter.tile_budget(cell.budget),
             "exact_budget": adapter.exact_budget,
-            "architecture": asdict(Architecture.from_config(adapter.config)),
+            "architecture": asdict(Architecture.of(adapter.model)),
         },
         "environment": environment(adapter),
     }
