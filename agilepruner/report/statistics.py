@@ -193,6 +193,34 @@ def jackknife(without: np.ndarray) -> float:
     return float((count - 1) / count * ((without - without.mean()) ** 2).sum())
 
 
+@dataclass(frozen=True)
+class Variances:
+    """Where the chance of a difference comes from; each shrinks in its own way.
+
+    Attributes:
+        images: which images there are, by the jackknife: as 1 / images.
+        doubt: disagreement that was not seen: as 1 / units^2.
+        seeds: of a mean over seeds: not with documents.
+    """
+
+    images: float
+    doubt: float
+    seeds: float
+
+    def at(self, factor: float) -> float:
+        """The variance with ``factor`` times as many images of the same kind."""
+        return self.images / factor + self.doubt / factor**2 + self.seeds
+
+
+def variances(first: LeftOut, second: LeftOut, scale: float) -> Variances:
+    """What the variance of first minus second is made of; arguments as of ``paired``."""
+    return Variances(
+        jackknife(first.without - second.without),
+        DOUBT * (scale / min(first.weight, second.weight)) ** 2,
+        first.between + second.between,
+    )
+
+
 def paired(first: LeftOut, second: LeftOut, scale: float) -> Estimate:
     """First minus second.
 
@@ -201,13 +229,8 @@ def paired(first: LeftOut, second: LeftOut, scale: float) -> Estimate:
         second: another one, on the same clusters.
         scale: the maximum of the number; over the weight, what one unit can move it by.
     """
-    images = len(first.without)
-    variance_ = (
-        jackknife(first.without - second.without)
-        + DOUBT * (scale / min(first.weight, second.weight)) ** 2
-    )
-    variance_ += first.between + second.between
-    return Estimate(first.whole - second.whole, sqrt(variance_), max(images - 1, 1))
+    error = sqrt(variances(first, second, scale).at(1))
+    return Estimate(first.whole - second.whole, error, max(len(first.without) - 1, 1))
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -265,23 +288,32 @@ class Samples:
 
     def estimate(self, line: Line, other: Line, column: Column) -> Estimate | None:
         """Line minus other; None where their documents or numbers do not allow it."""
-        if column is AVERAGE:
-            return self._average(line, other)
-        first, second = (self._found.get((column, id(one))) for one in (line, other))
-        if first is None or second is None:
+        pairs = self.pairs(line, other, column)
+        found = [paired(first, second, scale) for _, first, second, scale in pairs]
+        if not found:
             return None
-        return _if_finite(paired(first, second, self.scale(column)))
+        return _if_finite(average_of(found) if column is AVERAGE else found[0])
 
-    def _average(self, line: Line, other: Line) -> Estimate | None:
-        """Difference of the printed Averages: vanilla's own chance is part of it."""
+    def pairs(
+        self, line: Line, other: Line, column: Column
+    ) -> list[tuple[Column, LeftOut, LeftOut, float]]:
+        """What a difference is the mean of: column, line's number, other's number, their scale.
+
+        Itself for a benchmark's column; for the Average each averaged column's percent of vanilla,
+        whose own chance is part of it. Empty where their documents or numbers do not allow it.
+        """
+        if column is not AVERAGE:
+            first, second = (self._found.get((column, id(one))) for one in (line, other))
+            missing = first is None or second is None
+            return [] if missing else [(column, first, second, self.scale(column))]  # type: ignore[list-item]
         parts = []
-        for column in self.table.averaged:
-            keys = [(column, id(one)) for one in (line, other, self.table.vanilla)]
+        for averaged in self.table.averaged:
+            keys = [(averaged, id(one)) for one in (line, other, self.table.vanilla)]
             if any(key not in self._found for key in keys):
-                return None
+                return []
             own, their, base = (self._found[key] for key in keys)
             if not base.whole:
-                return None
+                return []
             shares = [
                 LeftOut(
                     100 * one.whole / base.whole,
@@ -291,8 +323,8 @@ class Samples:
                 )
                 for one in (own, their)
             ]
-            parts.append(paired(shares[0], shares[1], 100 * self.scale(column) / base.whole))
-        return _if_finite(average_of(parts)) if parts else None
+            parts.append((averaged, *shares, 100 * self.scale(averaged) / base.whole))
+        return parts  # type: ignore[return-value]
 
     def counts(self, column: Column) -> tuple[int, int]:
         """Units and images behind a column."""
