@@ -12,11 +12,12 @@ log = logging.getLogger(__name__)
 
 def report(rows: list[Any], directory: Path, name: str, reference: str | None = None) -> list[str]:
     """Print and write a report; what could not be written."""
+    from agilepruner.report.dashboard.findings import findings_in
     from agilepruner.report.kinds import kinds_of
     from agilepruner.report.table import make_report
     from agilepruner.runner.claims import Claims
 
-    made = make_report(rows, name, kinds_of(rows), reference)
+    made = make_report(rows, name, kinds_of(rows), reference, findings=findings_in(directory))
     show(made.text)
     try:
         with Claims(directory) as claims:

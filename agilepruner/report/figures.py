@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agilepruner.report.dashboard import styles
+from agilepruner.report.styles import styles
 
 STYLE: Any = {
     "axes.grid": True,

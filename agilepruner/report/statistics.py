@@ -113,12 +113,14 @@ class Analysis:
         reference: config name of the strategy that lines are held against, or ``best``.
         differences: in the order of groups, lines and columns; the Average last.
         leaders: (budget's group, column) -> the line that is better than the next one.
+        samples: what it rests on, for an analysis with another reference.
     """
 
     reference: str
     margins: Margins
     differences: list[Difference]
     leaders: dict[tuple[int, Column], Line]
+    samples: "Samples"
 
 
 @dataclass(frozen=True)
@@ -364,7 +366,12 @@ def _mean_of_seeds(found: Sequence[LeftOut]) -> LeftOut:
     return LeftOut(sum(whole) / len(whole), without, weight, variance(whole) / len(whole))
 
 
-def analyse(table: Table, reference: str | None = None, margins: Margins = MARGINS) -> Analysis:
+def analyse(
+    table: Table,
+    reference: str | None = None,
+    margins: Margins = MARGINS,
+    samples: Samples | None = None,
+) -> Analysis:
     """Every line against the reference of its budget, per column and on average.
 
     Args:
@@ -372,8 +379,9 @@ def analyse(table: Table, reference: str | None = None, margins: Margins = MARGI
         reference: config name of a strategy, or ``best``; None: AgilePruner where it is in the
             table, else vanilla. Budgets without it fall back to vanilla.
         margins: within which lines are equivalent.
+        samples: of this table, where they are there already.
     """
-    samples = Samples(table)
+    samples = samples or Samples(table)
     names = {line.strategy for line in table.lines}
     if reference is None:
         reference = REFERENCE if REFERENCE in names else VANILLA
@@ -388,7 +396,7 @@ def analyse(table: Table, reference: str | None = None, margins: Margins = MARGI
         chosen = [i for i, (d, _) in enumerate(pairs) if (d.column is AVERAGE) is kind]
         judged |= dict(zip(chosen, _judge([pairs[i] for i in chosen])))
     found = [judged[i] for i in range(len(pairs))]
-    return Analysis(reference, margins, found, _leaders(samples))
+    return Analysis(reference, margins, found, _leaders(samples), samples)
 
 
 def _reference(table: Table, group: Group, name: str) -> Line | None:

@@ -1,7 +1,7 @@
 """The files of a report: ``table.md``, three CSV files and ``dashboard.html``.
 
-The same rows give the same bytes, whatever their order; only the CSV's timing columns (seconds)
-differ between two runs of the same cells.
+The same rows give the same bytes, whatever their order; only the CSV's timing columns (seconds) and
+the page's milliseconds differ between two runs of the same cells.
 """
 
 import csv
@@ -15,6 +15,7 @@ from typing import Any
 from agilepruner.errors import unknown
 from agilepruner.report import published
 from agilepruner.report.dashboard import page
+from agilepruner.report.dashboard.findings import Finding
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
 from agilepruner.report.lines import Line, Table, build_tables
 from agilepruner.report.sheets import (
@@ -93,6 +94,7 @@ def make_report(
     kinds: Kinds | None = None,
     reference: str | None = None,
     margins: Margins = MARGINS,
+    findings: Sequence[Finding] = (),
 ) -> Report:
     """Every file of the report, and the text for the terminal.
 
@@ -102,6 +104,7 @@ def make_report(
         kinds: (benchmark, document index) -> kind of image, see ``kinds.kinds_of``.
         reference: strategy that the others are held against, or ``best``; see ``analyse``.
         margins: within which lines are equivalent.
+        findings: analyses and claims that the page shows.
 
     Raises:
         UserError: no row is of that strategy.
@@ -117,7 +120,7 @@ def make_report(
         "cells.csv": cells_csv(tables),
         "metrics.csv": metrics_csv(tables),
         "differences.csv": differences_csv(compared),
-        "dashboard.html": page(tables, compared, name, kinds or {}),
+        "dashboard.html": page(tables, compared, name, kinds or {}, findings),
     }
     return Report(text(tables, compared, name), files)
 
