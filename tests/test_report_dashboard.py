@@ -170,8 +170,8 @@ def test_the_grid_counts_what_nobody_and_everybody_gets():
     assert found["everybody"] == [1, [3]]
     assert [row["right"] for row in found["rows"]] == [60.0, 20.0, 60.0]
     assert [(row["only"], row["alone"]) for row in found["rows"]] == [(1, 0), (0, 1), (1, 0)]
-    assert [stripe[0] for stripe in found["stripes"]][0] == 5  # the hardest first
-    assert [stripe[0] for stripe in found["stripes"]][-1] == 3
+    stripes = [document for document, _ in found["stripes"]]
+    assert (stripes[0], stripes[-1]) == (5, 3)  # the hardest first
     assert found["suspects"] == [[5, "Cat.", 2]]
     assert grid_data(marks)["suspects"] is None
 

@@ -54,7 +54,8 @@ def page(
     """The page from tables and analyses that are already there.
 
     Args:
-        tables: what ``build_tables`` gave. compared: what ``analyse`` said of each.
+        tables: what ``build_tables`` gave.
+        compared: what ``analyse`` said of each.
         name: title of the page.
         kinds: (benchmark, document index) -> kind of image.
         findings: analyses and claims to show.

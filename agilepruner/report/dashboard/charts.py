@@ -1,7 +1,7 @@
 """What the page's charts show, worked out here; the page scales axes and draws marks.
 
-A chart is a dictionary of plain data (``asdict(Chart)``); a point names the table's line that it is,
-so that colour, marker and words come from one place.
+A chart is a dictionary of plain data (``asdict(Chart)``); a point names the table's line that it
+is, so that colour, marker and words come from one place.
 """
 
 from collections.abc import Callable, Iterable, Sequence

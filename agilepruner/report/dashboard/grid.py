@@ -102,7 +102,7 @@ def grid_data(
     pattern = np.packbits(marks.right, axis=0)
     order = np.lexsort((*pattern, share))
     parts = np.array_split(order, min(STRIPES, len(order))) if len(order) else []
-    nobody, everybody = (np.flatnonzero(share == value) for value in (0.0, 1.0))
+    nobody, everybody = (np.flatnonzero(share == value).tolist() for value in (0.0, 1.0))
     return {
         "benchmark": marks.benchmark,
         "label": marks.label,
@@ -130,7 +130,7 @@ def _suspects(
     """Units that every line gets wrong where most give one and the same answer."""
     if answers is None:
         return None
-    found = []
+    found: list[tuple[int, str, int]] = []
     for unit in nobody:
         document = marks.documents[unit]
         said: dict[str, list[str]] = {}
@@ -141,8 +141,9 @@ def _suspects(
         if said:
             most = max(said.values(), key=len)
             if 2 * len(most) >= len(marks.lines) > 1:
-                found.append([document, most[0], len(most)])
-    return sorted(found, key=lambda one: (-one[2], one[0]))[:LISTED]
+                found.append((document, most[0], len(most)))
+    ranked = sorted(found, key=lambda one: (-one[2], one[0]))
+    return [list(one) for one in ranked[:LISTED]]
 
 
 def plain_answer(text: str) -> str:
