@@ -42,6 +42,7 @@ Tokens = Annotated[
     Range(1, 1_000_000),
     "visual tokens kept per image, e.g. budget=64 or budget=[32,64,128]",
 ]
+Positions = Literal["reset", "keep"]  # of kept tokens, see models.base.Visual
 Line = Annotated[str, length(1000)]
 Tag = Annotated[str, length(64), "as long as a tag of W&B may be"]
 Count = Annotated[int, Range(1, 1_000_000_000)]
@@ -95,6 +96,7 @@ class Model(TypedDict):
     label: Line
     visual_tokens: Annotated[int, Range(1, 100_000), "of one image, unpruned"]
     decoder_layers: Annotated[int, Range(2, 1000)]
+    positions: Positions
     max_new_tokens: Annotated[int, Range(1, 100_000)] | None
     default_new_tokens: NotRequired[Annotated[int, Range(1, 100_000), "where a task sets none"]]
     ignored_stops: NotRequired[list[str]]
@@ -223,6 +225,7 @@ class Config(TypedDict):
     budget: Annotated[list[Tokens], filled, "e.g. budget=[32,64,128]"]
     protocol: Literal["lmms", "paper"]
     limit: Annotated[Count | None, "first so many documents per benchmark; null: all"]
+    positions: Annotated[list[Positions], filled] | None
     vanilla: bool
     reference: Line | None
     anchor: Literal["stop", "warn"]
@@ -261,6 +264,8 @@ def check(config: DictConfig) -> Config:
         raise UserError(f"{error.full_key or 'The config'} cannot be filled in: {cause}.") from None
     if not isinstance(data.get("budget", []), list):
         data["budget"] = [conform(Tokens, data["budget"], "budget")]
+    if isinstance(data.get("positions"), str):
+        data["positions"] = [data["positions"]]
     checked: Config = conform(Config, data, "")
     checked["budget"] = sorted(set(checked["budget"]), reverse=True)
     _check_budgets(checked["budget"], checked["model"])

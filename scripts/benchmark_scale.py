@@ -77,7 +77,7 @@ class Free(Adapter):
 
     def embed(self, tokens: VisualTokens, selection: Any) -> Visual:
         indices = selection.indices[0]
-        return Visual(tokens.projected[0, indices], indices)
+        return Visual(tokens.projected[0, indices], indices, tokens.count)
 
     def tokenize(self, question: str) -> list[int]:
         return self.tokenizer.tokenize(question)
@@ -157,11 +157,11 @@ def _row(rng: random.Random, index: int, image: int, picture: bytes) -> dict[str
 def cells_of(benchmark: str) -> list[Cell]:
     """Twenty-five cells: eight strategies at three budgets, and one at all tokens."""
     cheap = [
-        Cell(f"s{number}", FasterVLM(), budget, benchmark, {"cell": [number, budget]})
+        Cell(f"s{number}", FasterVLM(), budget, benchmark, "reset", {"cell": [number, budget]})
         for number in range(8)
         for budget in (128, 64, 32)
     ]
-    return [Cell("vanilla", FasterVLM(), 576, benchmark, {"cell": "vanilla"}), *cheap]
+    return [Cell("vanilla", FasterVLM(), 576, benchmark, "reset", {"cell": "vanilla"}), *cheap]
 
 
 def answered(adapter: Any, benchmark: Any, cells: list[Cell], folder: Path) -> Answering:

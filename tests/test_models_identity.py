@@ -4,11 +4,14 @@ Tiny random models of the real classes with the real token geometry. Bit-identic
 numbers are computed in the same order; within float32 rounding where batches or masks differ.
 """
 
+from dataclasses import replace
+
 import pytest
 import tiny_models as tiny
 import torch
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
+from agilepruner.models.base import Visual
 from agilepruner.strategies.base import Selection, keep_all
 
 STEPS = 6
@@ -214,3 +217,95 @@ def test_what_enters_the_language_model_is_counted_from_its_cache(kind):
         assert answer.visual == (len(visual),) * 2  # two layers
         assert answer.prefill == (len(visual) + len(ids) - 1,) * 2
         assert 1 <= answer.new_tokens <= STEPS
+
+
+def hand_placed(model, prompts, visuals, image_places):
+    """Greedy answers of the plain model, row by row, with every position written out.
+
+    No left padding, no ``generate``, no cache: each step is a forward of the whole row.
+    ``image_places`` has, per row, the place of each visual token and where the text goes on; one
+    number each, or time, height and width.
+    """
+    table = model.model.get_input_embeddings()
+    answers, logits = [], []
+    for ids, visual, (image, behind) in zip(prompts, visuals, image_places):
+        at = ids.index(model.image_token)
+        parts = [table(torch.tensor(ids[:at])), visual.embeds, table(torch.tensor(ids[at + 1 :]))]
+        sequence = torch.cat(parts)
+        places = [torch.arange(at).expand(len(image), -1), at + image]
+        places += [at + behind + torch.arange(len(parts[2])).expand(len(image), -1)]
+        position = torch.cat(places, dim=1)  # (1 or 3, n)
+        said, seen = [], []
+        for _ in range(STEPS):
+            output = model.model(
+                inputs_embeds=sequence[None],
+                attention_mask=torch.ones(1, len(sequence)),
+                position_ids=position if len(position) == 1 else position[:, None],
+                use_cache=False,
+            )
+            seen.append(output.logits[0, -1])
+            said.append(int(seen[-1].argmax()))
+            sequence = torch.cat([sequence, table(torch.tensor(said[-1:]))])
+            position = torch.cat([position, position[:, -1:] + 1], dim=1)
+        answers.append(torch.tensor(said))
+        logits.append(torch.stack(seen))
+    return torch.stack(answers), torch.stack(logits)
+
+
+def places_of(kind, positions, tokens, selection, visual):
+    """Where kept tokens and the text behind the image are, counted from the selection."""
+    kept = selection.indices
+    rows, columns = tokens.grid
+    if positions == "reset" and kind == "qwen" and kept.shape[1] == tokens.count:
+        positions = "keep"  # nothing is dropped: as the plain model has it
+    if positions == "reset":
+        return torch.arange(len(visual)).expand(3 if kind == "qwen" else 1, -1), len(visual)
+    if kind == "qwen":
+        time = torch.zeros_like(kept)
+        return torch.cat([time, kept // columns, kept % columns]), max(rows, columns)
+    if kind == "llava":
+        return kept, 576
+    if kind == "next_paper":  # overview, then four tiles as one picture of 48 x 48
+        tile = torch.arange(1, 5)[:, None] - 1
+        row, column = tile // 2 * 24 + kept[1:] // 24, tile % 2 * 24 + kept[1:] % 24
+        mosaic = 576 + (row * 48 + column).flatten().sort().values
+        return torch.cat([kept[0], mosaic])[None], 2880
+    return visual.anchors[None], tokens.order.numel()  # held against transformers elsewhere
+
+
+@pytest.mark.parametrize("positions", ["reset", "keep"])
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@torch.inference_mode()
+def test_positions_are_what_is_asked_for(kind, positions):
+    """In one left-padded batch: an image that keeps all, and two that keep a third and a ninth."""
+    model, tokens, prompts = encode(kind)
+    selections = [every(t, step) for t, step in zip(tokens, (1, 3, 9))]
+    visuals = [model.embed(t, s) for t, s in zip(tokens, selections)]
+    visuals = [replace(visual, positions=positions) for visual in visuals]
+    answers, logits = run(model, prompts, visuals)
+    places = [places_of(kind, positions, *each) for each in zip(tokens, selections, visuals)]
+    expected = hand_placed(model, prompts, visuals, places)
+    assert torch.equal(answers, expected[0])
+    assert float((logits - expected[1]).abs().max()) < ROUNDING
+    assert [v.pruned for v in visuals] == [False, True, True]
+    others = [replace(v, positions="keep" if positions == "reset" else "reset") for v in visuals]
+    difference = (run(model, prompts, others)[1] - logits)[:, 0].abs().amax(dim=-1)
+    assert difference[0] < ROUNDING  # every token kept: both are the plain model
+    assert float(difference[1:].min()) > 0.01  # and where some are not, it matters
+
+
+def test_a_token_that_is_no_patch_shares_the_place_before_it():
+    def places(*anchors):
+        return Visual(torch.zeros(len(anchors), 4), torch.tensor(anchors), 9).places.tolist()
+
+    assert places(-1, 3, 7) == [0, 3, 7]  # CLS in front: the image's first place
+    assert places(2, 5, -1) == [2, 5, 5]  # a summary behind
+    assert places(8, -1, -1, 1) == [8, 8, 8, 1]  # merged tokens have their anchors', in any order
+    model, tokens, _ = encode("next_native", count=1)
+    n, order = tokens[0].count, tokens[0].order.tolist()
+    merged = torch.tensor([[0, n, -1], [0, 300, n]] + [[0, 5, 300]] * (tokens[0].batch - 2))
+    weights = torch.zeros(*merged.shape, n).scatter(2, merged.clamp(0, n - 1)[..., None], 1.0)
+    anchors = model.embed(tokens[0], Selection(merged, weights)).anchors.tolist()
+    assert anchors[:2] == [0, -1]  # the padding of the first tile is dropped
+    there = [order.index(t * n + i) if t * n + i in order else -1 for t in (1,) for i in (0, 300)]
+    assert anchors[2:5] == [*there, -1]

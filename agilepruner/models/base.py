@@ -25,16 +25,39 @@ class Visual:
 
     Attributes:
         embeds: (K, D) projected visual tokens, in the order of the prompt.
-        anchors: (K,) which position of the unpruned visual sequence each of them stands for.
+        anchors: (K,) which place of the unpruned visual sequence each of them stands for; -1 for
+            a token that is no patch (CLS, a summary).
+        whole: places of the unpruned visual sequence.
         layout: whatever else the adapter needs to place them (grids, tiles).
+        positions: ``keep``: tokens have the positions of their places in the unpruned prompt, and
+            so has the text behind them; ``reset``: those of a prompt that was never longer. None:
+            as the adapter has it (``own_positions``). With every token kept, both are the same.
     """
 
     embeds: Tensor
     anchors: Tensor
+    whole: int
     layout: Any = None
+    positions: str | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
+
+    @property
+    def pruned(self) -> bool:
+        """Whether it is another sequence than the unpruned one."""
+        return not torch.equal(self.anchors.cpu(), torch.arange(self.whole))
+
+    @property
+    def places(self) -> Tensor:
+        """(K,) the place of each token on the CPU, where positions are kept.
+
+        A merged token has its anchor's. One that is no patch shares that of the token before it,
+        at the front the first place of the image.
+        """
+        anchors = self.anchors.cpu()
+        last = torch.arange(len(anchors)).where(anchors >= 0, -1).cummax(0).values
+        return anchors[last.clamp_min(0)].where(last >= 0, 0)
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,7 @@ class Adapter(ABC):
         config: its Hugging Face config.
         environment: dtype, device and attention implementation, for the rows.
         exact_budget: a plain selection puts exactly the budget into the language model.
+        own_positions: ``reset`` or ``keep``, see ``Visual``: what this model's line of work does.
         context: tokens that the language model can attend to; None: not known.
     """
 
@@ -75,6 +99,7 @@ class Adapter(ABC):
     config: Any
     environment: dict[str, Any]
     exact_budget: bool = True
+    own_positions: str = "reset"
     context: int | None = None
 
     @abstractmethod
@@ -121,6 +146,14 @@ class Adapter(ABC):
     def offered(self, tokens: VisualTokens) -> int:
         """Visual tokens of one encoded image before pruning, as the language model would see."""
         return tokens.batch * tokens.count
+
+    def keeps_positions(self, visual: Visual) -> bool:
+        """Whether tokens of an image are where they were before others were dropped."""
+        return (visual.positions or self.own_positions) == "keep"
+
+    def reach(self, visual: Visual) -> int:
+        """Positions that an image takes up in the language model."""
+        return visual.whole if self.keeps_positions(visual) else len(visual)
 
     def check_budget(self, budget: int) -> None:
         """Refuse budgets outside 1..full.

@@ -181,9 +181,19 @@ class HuggingFaceAdapter(Adapter):
     ) -> dict[str, Tensor]:
         """Arguments of ``model.generate`` that place the tokens; none: one after the other.
 
-        Contiguous positions after pruning (reset) are what the pruning papers' LLaVA code has.
+        (B, n): where positions are kept, a token has that of its place in the unpruned prompt, and
+        the text goes on behind the unpruned image. Generated tokens follow the last one.
         """
-        return {}
+        if not any(visual.pruned and self.keeps_positions(visual) for visual in visuals):
+            return {}
+        placed = []
+        for ids, visual, pad in zip(prompts, visuals, pads):
+            at, kept = ids.index(self.image_token), self.keeps_positions(visual)
+            image = visual.places if kept else torch.arange(len(visual))
+            text = torch.arange(len(ids) - 1)
+            behind = text[at:] + self.reach(visual)
+            placed.append(torch.cat([torch.zeros(pad).long(), text[:at], at + image, behind]))
+        return {"position_ids": torch.stack(placed).to(self.model.device)}
 
     @abstractmethod
     def project(self, features: Tensor) -> Tensor:

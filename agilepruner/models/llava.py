@@ -26,7 +26,8 @@ class LlavaAdapter(HuggingFaceAdapter):
     """LLaVA-1.5 through transformers.
 
     Features are ``hidden_states[vision_feature_layer]``; the CLS attention is tapped at the layer
-    that produced them. Positions are contiguous after pruning, as in the pruning papers' code.
+    that produced them. After pruning positions are reset, as in the pruning papers' code, unless
+    they are to be kept (see ``Visual``).
 
     Args:
         joint_space: the CLIP checkpoint that the vision tower was taken from (path or hub name),
@@ -131,10 +132,12 @@ class LlavaAdapter(HuggingFaceAdapter):
     @torch.inference_mode()
     def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:
         indices = selection.indices[0]
-        kept = indices >= 0
         if selection.weights is None:
-            return Visual(tokens.projected[0, indices], indices)
-        return Visual(self.mix(tokens, selection)[0][kept], indices[kept])
+            return Visual(tokens.projected[0, indices], indices, tokens.count)
+        kept = indices >= 0
+        anchors = indices[kept]
+        anchors = anchors.where(anchors < tokens.count, -1)
+        return Visual(self.mix(tokens, selection)[0][kept], anchors, tokens.count)
 
     def mix(self, tokens: VisualTokens, selection: Selection) -> Tensor:
         """Merged tokens (B, K, D): mixed before the projector, or after it."""

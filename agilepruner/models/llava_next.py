@@ -47,6 +47,7 @@ class LlavaNextAdapter(LlavaAdapter):
 
     A budget is shared equally by the five tiles of the largest grid. Merged tokens (a CLS token, a
     summary) have no place in a mosaic: merging strategies give tile after tile, without newlines.
+    Where positions are kept, a merged token has that of its anchor in the mosaic all the same.
 
     Args:
         geometry: ``paper`` or ``native``.
@@ -113,19 +114,21 @@ class LlavaNextAdapter(LlavaAdapter):
     @torch.inference_mode()
     def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:
         assert isinstance(tokens, TiledTokens)
-        tiles, n = tokens.batch, tokens.count
+        tiles, n, whole = tokens.batch, tokens.count, tokens.order.numel()
         offsets = torch.arange(tiles, device=selection.indices.device)[:, None] * n
         if selection.weights is not None:
             kept = selection.indices >= 0
-            anchors = (selection.indices.clamp_max(n - 1) + offsets)[kept]
-            return Visual(self.mix(tokens, selection)[kept], anchors)
+            places = inverse(tokens.order, tiles * n).to(offsets.device)
+            anchors = places[selection.indices.clamp_max(n - 1) + offsets]
+            anchors = anchors.where(selection.indices < n, -1)[kept]
+            return Visual(self.mix(tokens, selection)[kept], anchors, whole)
         keep = torch.zeros(tiles * n, dtype=torch.bool)
         keep[(selection.indices + offsets).flatten().cpu()] = True
         at = kept_positions(tokens.order, keep, overview=n if tiles > 1 else 0)
         chosen = tokens.order[at].to(tokens.device)
         embeds = tokens.projected.flatten(0, 1)[chosen.clamp_min(0)]
         newline = self.model.model.image_newline.to(embeds.dtype)
-        return Visual(torch.where((chosen == NEWLINE)[:, None], newline, embeds), at)
+        return Visual(torch.where((chosen == NEWLINE)[:, None], newline, embeds), at, whole)
 
     def _pinpoints(self) -> list[list[int]]:
         """Grids (height, width) in pixels that an image may be cut into."""
@@ -140,6 +143,13 @@ def mosaic(shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     n = rows * columns
     tiles = torch.arange(n, n * (1 + down * across)).view(down, across, rows, columns)
     return torch.cat([torch.arange(n), tiles.transpose(1, 2).flatten()])
+
+
+def inverse(order: Tensor, count: int) -> Tensor:
+    """(count,) the position of each token in ``order`` (M,); -1 where it is not in it (padding)."""
+    at = torch.full((count,), -1)
+    at[order[order != NEWLINE]] = (order != NEWLINE).nonzero()[:, 0]
+    return at
 
 
 def kept_positions(order: Tensor, keep: Tensor, overview: int) -> Tensor:

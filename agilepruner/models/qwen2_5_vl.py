@@ -31,7 +31,8 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
     in the same way, at the first full-attention block from its depth on (windows see no image).
 
     M-RoPE positions are computed for the whole image and gathered, so a kept token stays where it
-    was, and so does the text behind the image.
+    was, and so does the text behind the image. Reset positions are those of a text, the same in
+    time, height and width: what transformers takes for a shorter prompt that comes without them.
 
     Args:
         full: visual tokens of a nominal image (the pixel budget over 28 x 28); images differ.
@@ -48,6 +49,8 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             "seeds",
         }
     )
+
+    own_positions = "keep"
 
     def __init__(self, *args: Any, full: int = 1225, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -115,11 +118,14 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         indices = selection.indices[0]
         kept = indices >= 0
         if selection.weights is None:
-            return Visual(tokens.projected[0, indices], indices, tokens.grid)
+            return Visual(tokens.projected[0, indices], indices, tokens.count, tokens.grid)
         weights = selection.weights[0, kept].to(tokens.features.dtype)
         if selection.projected:
-            return Visual(weights @ tokens.projected[0], indices[kept], tokens.grid)
-        return Visual(self.project(weights @ tokens.features[0]), indices[kept], tokens.grid)
+            mixed = weights @ tokens.projected[0]
+        else:
+            mixed = self.project(weights @ tokens.features[0])
+        anchors = indices[kept].where(indices[kept] < tokens.count, -1)
+        return Visual(mixed, anchors, tokens.count, tokens.grid)
 
     def positions(
         self, prompts: Sequence[list[int]], visuals: Sequence[Visual], pads: Sequence[int]
@@ -135,9 +141,11 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             full, _ = self.model.model.get_rope_index(whole, types, image_grid_thw=grid)
             before = torch.arange(at)
             after = torch.arange(at + rows * columns, whole.shape[1])
-            columns_kept = torch.cat([before, at + visual.anchors.cpu(), after])
+            columns_kept = torch.cat([before, at + visual.places, after])
             count = torch.arange(len(columns_kept))[None]
             row = torch.cat([count, full[:, 0, columns_kept]])  # (4, n)
+            if visual.pruned and not self.keeps_positions(visual):
+                row = count.expand(4, -1)
             placed.append(torch.cat([row.new_zeros(4, pad), row], dim=1))
         return {"position_ids": torch.stack(placed, dim=1).to(self.model.device)}
 

@@ -16,7 +16,7 @@ from agilepruner.runner.rows import Row
 
 CELL = (
     *("cell", "model", "suite", "protocol", "limit", "strategy", "family", "label", "parameters"),
-    *("budget", "full", "benchmark", "benchmark_label"),
+    *("budget", "positions", "full", "benchmark", "benchmark_label"),
 )
 CELL_NUMBERS = ("status", "metric", "value", "scale", "higher_is_better", "n", "error")
 AUDIT = ("kept", "flops", "complexity", "seconds")

@@ -129,6 +129,7 @@ class Line:
         label: printed name, with the parameters that tell it from others of the same name.
         parameters: hyper-parameters without the seed.
         budget: visual tokens kept per image.
+        positions: of the kept tokens, where they are not the model's own; else empty.
         rows: benchmark -> rows, ordered by seed.
     """
 
@@ -138,6 +139,7 @@ class Line:
     parameters: dict[str, Any]
     budget: int
     rows: dict[str, list[Row]]
+    positions: str = ""
 
     @property
     def seeds(self) -> int:
@@ -338,13 +340,14 @@ def _columns(rows: list[Row], shown: Mapping[str, Row]) -> list[Column]:
 
 def _lines(rows: list[Row], columns: list[Column], duplicates: list[str]) -> list[Line]:
     """The lines of one budget: by family, then label, then parameters."""
-    variants: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    variants: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        variants[row.strategy, _identity(_without_seed(row.parameters))].append(row)
+        key = row.strategy, _identity(_without_seed(row.parameters)), asked_positions(row)
+        variants[key].append(row)
     labels = _labels([members[0] for members in variants.values()])
     order = {name: i for i, name in enumerate(dict.fromkeys(c.benchmark for c in columns))}
     lines = []
-    for (strategy, _), members in variants.items():
+    for (strategy, _, positions), members in variants.items():
         first = members[0]
         by_benchmark: dict[str, list[Row]] = defaultdict(list)
         for row in sorted(members, key=lambda r: (order[r.benchmark], _seed(r), r.id)):
@@ -358,7 +361,10 @@ def _lines(rows: list[Row], columns: list[Column], duplicates: list[str]) -> lis
             taken.append(row)
         label, parameters = labels[first.id], _without_seed(first.parameters)
         lines.append(
-            Line(strategy, first.family, label, parameters, first.budget, dict(by_benchmark))
+            Line(
+                *(strategy, first.family, label, parameters, first.budget, dict(by_benchmark)),
+                positions,
+            )
         )
     return sorted(lines, key=_line_rank)
 
@@ -381,9 +387,16 @@ def _labels(firsts: list[Row]) -> dict[str, str]:
         label = row.label
         if any(o.label == row.label and o.strategy != row.strategy for o in firsts):
             label = f"{label} [{row.strategy}]"
-        shown = ", ".join(f"{key}={_short(own[key])}" for key in differing)
+        settings = [f"{key}={_short(own[key])}" for key in differing]
+        asked = asked_positions(row)
+        shown = ", ".join([*settings, *([f"positions={asked}"] if asked else [])])
         labels[row.id] = f"{label} ({shown})" if shown else label
     return labels
+
+
+def asked_positions(row: Row) -> str:
+    """What a row's kept tokens do with their positions, where it is not the model's own."""
+    return row.positions if row.positions != row.own_positions else ""
 
 
 def _short(value: Any) -> str:

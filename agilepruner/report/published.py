@@ -180,6 +180,8 @@ class Reference:
         """
         if line.strategy == VANILLA:
             return self.full
+        if line.positions:  # nobody published them
+            return None
         return line.budget * (self.full // full) if self.full % full == 0 else None
 
     def cell(self, strategy: str, budget: int, benchmark: str, metric: str) -> Published | None:

@@ -16,6 +16,10 @@ from agilepruner.report.statistics import BEST, VERDICTS, Analysis, Difference, 
 BEYOND = (
     "better than the next of its group beyond chance (5 %, Holm over the table), not just larger"
 )
+POSITIONS = {
+    "keep": "kept tokens, and the text behind them, have the positions of the unpruned prompt",
+    "reset": "kept tokens, and the text behind them, have the positions of a prompt never longer",
+}
 NOTE_WIDTH = 126  # characters per line of a note in the terminal
 
 
@@ -143,6 +147,10 @@ def _notes(table: Table, unanchored: list[str], markers: dict[str, int], marked:
             "keeps N: mean visual tokens per layer of the language model, where it is "
             "not the budget."
         )
+    notes += [
+        f"positions={asked}: {POSITIONS[asked]}; the model's own rule is the other one."
+        for asked in sorted({line.positions for line in table.lines} - {""})
+    ]
     if any(line.seeds > 1 for line in table.lines):
         notes.append("±: standard deviation over seeds, around their mean.")
     if table.synthetic:

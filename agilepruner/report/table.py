@@ -37,7 +37,8 @@ SECONDS = ("encode", "select", "generate", "score")
 IDENTITY = ("model", "strategy", "family", "label")
 CELL_COLUMNS = (
     *IDENTITY,
-    *("parameters", "choice", "budget", "full", "benchmark", "protocol", "suite", "status"),
+    *("parameters", "choice", "budget", "positions", "full"),
+    *("benchmark", "protocol", "suite", "status"),
     *("metric", "value", "scale", "higher_is_better", "n", "relative_to_vanilla_percent"),
     *(
         "published_metric",
@@ -190,6 +191,7 @@ def _cell_record(table: Table, line: Line, row: Row) -> dict[str, Any]:
         **_identity(row),
         "choice": row.choice,
         "budget": row.budget,
+        "positions": row.positions,
         "full": row.full,
         "benchmark": row.benchmark,
         "protocol": row.protocol,

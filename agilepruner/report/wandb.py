@@ -135,7 +135,7 @@ def _tags(*names: str) -> list[str]:
 def _identity(row: Row) -> dict[str, Any]:
     """What the cell is: everything that tells it from another one."""
     names = ["model", "strategy", "family", "label", "parameters", "choice", "budget", "full"]
-    names += ["benchmark", "protocol", "suite", "metric", "higher_is_better", "scale"]
+    names += ["positions", "benchmark", "protocol", "suite", "metric", "higher_is_better", "scale"]
     identity = {name: getattr(row, name) for name in names}
     return identity | {"cell": row.id, "environment": row.environment}
 

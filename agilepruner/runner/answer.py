@@ -441,13 +441,12 @@ class Answering:
             for picture, picked in self._select(cell, same, failures):
                 for document, (visual, complexity) in picked:
                     ids = self._ids[document.index]
+                    visual = replace(visual, positions=cell.positions)
                     prompt = Prompt(cell, document, ids, visual, picture, complexity)
                     room = self.adapter.context
-                    if room is not None and prompt.length >= room:
-                        why = (
-                            f"prompt of {prompt.length} tokens does not fit the model's context "
-                            f"of {room}"
-                        )
+                    if room is not None and self._reach(prompt) >= room:
+                        reach = self._reach(prompt)
+                        why = f"prompt of {reach} tokens does not fit the model's context of {room}"
                         failures.append((cell, document, why))
                     else:
                         prompts.append(prompt)
@@ -559,9 +558,13 @@ class Answering:
         room = self.adapter.context
         if answer.problem:
             return f"generation failed: {answer.problem}"
-        if room is not None and prompt.length + answer.new_tokens > room:
+        if room is not None and self._reach(prompt) + answer.new_tokens > room:
             return f"the answer ran past the model's context of {room} tokens"
         return ""
+
+    def _reach(self, prompt: Prompt) -> int:
+        """Positions that a prompt takes up: with kept positions, those of the unpruned one."""
+        return len(prompt.ids) - 1 + self.adapter.reach(prompt.visual)
 
     def _commit(self, results: list[tuple[Prompt, Generation | None, str, float]]) -> None:
         """Journal what is new, one append per cell, and say so."""

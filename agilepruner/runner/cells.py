@@ -15,6 +15,7 @@ class Cell:
         strategy_name: config name. strategy: the instance with its hyper-parameters.
         budget: visual tokens kept per image; the model's full count for vanilla.
         benchmark: config name.
+        positions: ``reset`` or ``keep``: of the tokens kept before the language model.
         identity: everything that decides an answer, and nothing else; empty until ``identify``.
         key: its hash, sixteen hexadecimal digits.
         scoring: digest of how answers become a row; no part of the identity, since another one
@@ -25,6 +26,7 @@ class Cell:
     strategy: Strategy
     budget: int
     benchmark: str
+    positions: str
     identity: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
     scoring: str = ""

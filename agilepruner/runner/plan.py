@@ -82,7 +82,11 @@ def plan(config: DictConfig) -> Run:
             suite_file(data["suite"], benchmark)
         for name, strategy in strategies:
             _check_needs(name, strategy, data["model"])
-        cells += [Cell(name, strategy, budget, benchmark) for name, strategy, budget in possible]
+        cells += [
+            Cell(name, strategy, budget, benchmark, positions)
+            for name, strategy, budget in possible
+            for positions in _positions(strategy, data)
+        ]
     cells.sort(key=lambda cell: cell.strategy_name != "vanilla")
     return Run(data, cells, Path(data["results"]) / data["name"])
 
@@ -114,6 +118,12 @@ def _possible(strategy: Strategy, budgets: list[int], model: Mapping[str, Any]) 
     for refusal in refused:
         log.warning("left out: %s", refusal)
     return reached
+
+
+def _positions(strategy: Strategy, config: Mapping[str, Any]) -> list[str]:
+    """What is to become of the positions of kept tokens; the model's own where none are dropped."""
+    own = [config["model"]["positions"]]
+    return (config["positions"] or own) if strategy.drops else own
 
 
 def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> None:
@@ -308,6 +318,7 @@ def cell_identity(
         "model": dict(model),
         "strategy": described(cell.strategy),
         "budget": cell.budget,
+        "positions": cell.positions,
         "benchmark": cell.benchmark,
         "protocol": asked,
         "unit": settings.get("unit") if config["limit"] else None,

@@ -41,6 +41,9 @@ class Row:
         parameters: every hyper-parameter of the strategy.
         choice: what we chose where the paper is silent (empty: nothing).
         budget: visual tokens requested per image; vanilla carries the model's full count.
+        positions: of the tokens kept before the language model: ``reset`` or ``keep`` (where none
+            are dropped there, nothing follows from it). own_positions: what the model has unless
+            it is asked otherwise.
         full: visual tokens of the model before pruning.
         benchmark, label: config name and column title of the benchmark.
         protocol: ``paper`` or ``lmms``. suite: ``embedded``, ``hub`` or a directory's name.
@@ -94,6 +97,8 @@ class Row:
     order: int
     columns: list[dict[str, Any]]
     published: dict[str, list[str] | None]
+    positions: str = ""
+    own_positions: str = ""
     split: str = ""
     published_split: str = ""
     about: str = ""

@@ -485,8 +485,10 @@ def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
     (name,) = config["benchmark"]
     config = {**config, "suite": _suite(config["suite"])}
     config = {**config, "benchmark": {name: _as_configured_today(config, name, known)}}
-    cell = Cell(said["strategy_name"], strategy_of(known["strategy"]), known["budget"], name, known)
-    cell = replace(cell, key=identity.digest(known), scoring=scoring(config, name))
+    cell = Cell(
+        *(said["strategy_name"], strategy_of(known["strategy"]), known["budget"], name),
+        *(known["positions"], known, identity.digest(known), scoring(config, name)),
+    )
     parts = (config["suite"], config["benchmark"][name], config["protocol"], config["limit"])
     try:
         if cell.id != journal.cell:

@@ -187,6 +187,8 @@ def blank_row(config: Mapping[str, Any], cell: Cell, full: int) -> Row:
         parameters=parameters(cell.strategy),
         choice=cell.strategy.choice,
         budget=cell.budget,
+        positions=cell.positions,
+        own_positions=config["model"]["positions"],
         full=full,
         benchmark=cell.benchmark,
         benchmark_label=benchmark["label"],

@@ -259,6 +259,8 @@ class Strategy:
         budgeted: whether the budget decides how many tokens come out; False where the strategy
             ignores it (vanilla, blind) or the image decides (adaptive PruMerge).
         extra: output tokens beyond the budget, as the method's own code counts (PruMerge: 1).
+        drops: whether fewer tokens than the image has may enter the language model, whose positions
+            the run's ``positions`` keeps or resets; decoder strategies have a rule of their own.
         equivariant: whether reordering the tokens reorders the selection and nothing else.
         inside: whether it prunes inside the language model, by a ``plan`` of stages.
     """
@@ -272,6 +274,7 @@ class Strategy:
     choice: ClassVar[str] = ""
     budgeted: ClassVar[bool] = True
     extra: ClassVar[int] = 0
+    drops: ClassVar[bool] = True
     equivariant: ClassVar[bool] = True
     inside: ClassVar[bool] = False
 

@@ -23,6 +23,7 @@ class Blind(Strategy):
         "all N tokens kept in number, their features set to zero before the projector"
     )
     budgeted: ClassVar = False
+    drops: ClassVar = False
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         every = keep_all(tokens).indices  # (B, N)

@@ -13,6 +13,7 @@ class Vanilla(Strategy):
     family: ClassVar = "baseline"
     label: ClassVar = "Vanilla"
     budgeted: ClassVar = False
+    drops: ClassVar = False
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         return keep_all(tokens)

@@ -57,6 +57,7 @@ class DecoderStrategy(Strategy):
 
     family: ClassVar = "decoder"
     budgeted: ClassVar = False
+    drops: ClassVar = False
     inside: ClassVar = True
     reads_question = True
     ranks: ClassVar[Literal["previous", "next", "states"]]
