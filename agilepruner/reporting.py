@@ -42,14 +42,16 @@ def together(rows: list[Any]) -> list[Any]:
 
     newest = {table_of(row): context(row) for row in rows}
     fitting = [row for row in rows if context(row) == newest[table_of(row)]]
-    cells = {
-        (*table_of(row), row.strategy, str(row.parameters), row.budget, row.benchmark): row
-        for row in fitting
-    }
+    cells = {(*table_of(row), *_line(row), row.benchmark): row for row in fitting}
     left = len(rows) - len(cells)
     if left:
         log.warning("%d earlier rows are left out: other weights, limit or code", left)
     return list(cells.values())
+
+
+def _line(row: Any) -> tuple[Any, ...]:
+    """Which line of its table a row stands in."""
+    return row.strategy, str(row.parameters), row.budget, row.positions
 
 
 def show(text: str) -> None:
