@@ -1,6 +1,7 @@
 """Runs on the embedded model and suite: what a user does, and what may go wrong on the way."""
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from agilepruner.runner.plan import identify
 from agilepruner.runner.rows import read_row
 from agilepruner.strategies.attention.fastervlm import FasterVLM
 
-GRID = ["strategy=[fastervlm,random]", "budget=[64,16]", "benchmark=[pope,mme]", "limit=6"]
+GRID = ["strategy=[fastervlm,random]", "budget=[64,16]", "benchmark=[pope,mme]", "limit=4"]
 
 
 def planned(directory, *overrides):
@@ -37,25 +38,38 @@ def journals(directory):
     return found
 
 
-@pytest.mark.usefixtures("loaded_once")
-def test_every_image_is_encoded_once_for_all_strategies_and_budgets(tmp_path, demo):
-    encoded = []
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, demo):
+    """A finished run of GRID: its directory, its rows, images per pass of the tower."""
+    directory, encoded = tmp_path_factory.mktemp("grid"), []
     hook = demo.model.model.vision_tower.register_forward_hook(
         lambda _module, _inputs, output: encoded.append(output.last_hidden_state.shape[0])
     )
-    run = planned(tmp_path, *GRID)
     try:
-        rows = plans.executed(run)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(running, "load_model", lambda _config: demo)
+            rows = plans.executed(planned(directory, *GRID))
     finally:
         hook.remove()
+    return directory, rows, encoded
+
+
+@pytest.fixture
+def finished(grid, tmp_path):
+    """The directory of that run, the test's to go on with."""
+    shutil.copytree(grid[0], tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_every_image_is_encoded_once_for_all_strategies_and_budgets(grid):
+    _, rows, encoded = grid
     assert [row.status for row in rows] == ["done"] * 10
     images = {cluster for row in rows for cluster in row.clusters}
     assert sum(encoded) == len(images) < sum(row.n for row in rows if row.strategy == "vanilla")
 
 
-@pytest.mark.usefixtures("loaded_once")
-def test_rows_carry_their_audit(tmp_path):
-    rows = plans.executed(planned(tmp_path, *GRID))
+def test_rows_carry_their_audit(grid):
+    _, rows, _ = grid
     for row in rows:
         assert row.kept == {
             "min": row.budget,
@@ -118,20 +132,18 @@ def test_pruning_changes_what_the_model_sees(demo):
 
 
 @pytest.mark.usefixtures("loaded_once")
-def test_done_cells_are_not_done_again(tmp_path, monkeypatch):
-    first = plans.executed(planned(tmp_path, *GRID))
+def test_done_cells_are_not_done_again(grid, finished, monkeypatch):
     monkeypatch.setattr(
         Answering, "answer", lambda *_: pytest.fail("a finished cell was run again")
     )
-    assert plans.executed(planned(tmp_path, *GRID)) == first
+    assert plans.executed(planned(finished, *GRID)) == grid[1]
 
 
 @pytest.mark.usefixtures("loaded_once")
-def test_an_extended_sweep_does_only_what_is_new(tmp_path):
-    plans.executed(planned(tmp_path, *GRID))
-    before = journals(tmp_path)
-    plans.executed(planned(tmp_path, *GRID, "strategy=[fastervlm,random,uniform]"))
-    after = journals(tmp_path)
+def test_an_extended_sweep_does_only_what_is_new(finished):
+    before = journals(finished)
+    plans.executed(planned(finished, *GRID, "strategy=[fastervlm,random,uniform]"))
+    after = journals(finished)
     assert {name: after[name] for name in before} == before
     assert {name.split("-")[1] for name in set(after) - set(before)} == {"uniform"}
 
@@ -172,14 +184,14 @@ def test_a_batch_that_fails_is_halved_until_the_culprit_is_alone(tmp_path, monke
         return generate(self, prompts, *others)
 
     monkeypatch.setattr(type(demo), "generate", fragile)
-    rows = plans.executed(planned(tmp_path, *GRID))
+    rows = plans.executed(planned(tmp_path, *GRID, "limit=2"))
     assert {row.status for row in rows} == {"done"}
 
 
 @pytest.mark.usefixtures("loaded_once")
 def test_a_share_that_another_process_holds_is_left_to_it_and_taken_over_when_it_is_gone(tmp_path):
     """Two shares of images: this process answers one, and the other when its holder has ended."""
-    more = [*GRID, "benchmark=[mme]", "images_per_window=3"]
+    more = [*GRID, "benchmark=[mme]", "limit=6", "images_per_window=3"]
     alone = plans.executed(planned(tmp_path / "alone", *more))
     run = identify(planned(tmp_path / "shared", *more))
     name = next((tmp_path / "alone/sweep/locks").glob("share-mme-*-0-of-2.lock")).stem
@@ -306,13 +318,12 @@ def test_an_image_that_cannot_be_read_fails_the_cells_that_show_it(tmp_path, mon
 
 
 @pytest.mark.usefixtures("loaded_once")
-def test_a_changed_metric_replays_journals_without_a_model(tmp_path, monkeypatch):
-    plans.executed(planned(tmp_path, *GRID))
-    before = journals(tmp_path)
+def test_a_changed_metric_replays_journals_without_a_model(finished, monkeypatch):
+    before = journals(finished)
     monkeypatch.setattr(running, "load_model", lambda _c: pytest.fail("the model was loaded"))
     changed = "benchmark.pope.protocols.lmms.headline.metric=pope_accuracy"
-    rows = plans.executed(planned(tmp_path, *GRID, changed))
-    assert journals(tmp_path) == before
+    rows = plans.executed(planned(finished, *GRID, changed))
+    assert journals(finished) == before
     for row in rows:
         if row.benchmark == "pope":
             assert row.metric == "pope_accuracy"

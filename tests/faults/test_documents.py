@@ -59,8 +59,7 @@ def encoded(kind):
     }[kind]
 
 
-@pytest.mark.parametrize("at", [0, 3])
-@pytest.mark.parametrize("kind", ["garbage", "empty", "none"])
+@pytest.mark.parametrize(("kind", "at"), [("garbage", 0), ("empty", 3), ("none", 3), ("none", 0)])
 def test_an_image_that_is_none_fails_its_document_and_no_other(tmp_path, kind, at):
     odd = one(at, image={"bytes": encoded(kind), "path": None})
     suite = rewrite(tmp_path / "suite", "vqav2", odd)
@@ -80,32 +79,37 @@ def test_an_image_that_is_none_fails_its_document_and_no_other(tmp_path, kind, a
 def test_a_truncated_image_is_answered_and_said_in_the_row(tmp_path):
     odd = one(2, image={"bytes": encoded("truncated"), "path": None})
     suite = rewrite(tmp_path / "suite", "vqav2", odd)
-    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]")["vanilla", "vqav2"]
+    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]", "strategy=vanilla")["vanilla", "vqav2"]
     assert row.status == "done"
     assert row.notes == ["1 documents: truncated image, its missing part is grey"]
 
 
-@pytest.mark.parametrize("at", [0, 3])
-@pytest.mark.parametrize("benchmark", ["vqav2", "pope", "mmbench_en"])
+@pytest.mark.parametrize(("benchmark", "at"), [("vqav2", 0), ("pope", 3), ("mmbench_en", 3)])
 def test_a_question_that_is_none_fails_its_document(tmp_path, benchmark, at):
     suite = rewrite(tmp_path / "suite", benchmark, one(at, question=None))
-    row = rows_of(tmp_path, *suite, f"benchmark=[{benchmark}]")["vanilla", benchmark]
+    row = rows_of(tmp_path, *suite, f"benchmark=[{benchmark}]", "strategy=vanilla")[
+        "vanilla", benchmark
+    ]
     assert row.status == "failed"
     assert f"document {at}: it has no question" in row.error
 
 
-@pytest.mark.parametrize(
-    "text", ["<image>", "</s>", "a <image> and </s> b <s><unk>", "<image><image>"]
-)
-def test_a_documents_text_is_text_and_never_a_control_token(tmp_path, text, demo):
-    suite = rewrite(tmp_path / "suite", "vqav2", one(1, question=f"What does {text} mean?"))
-    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]")["vanilla", "vqav2"]
+def test_a_documents_text_is_text_and_never_a_control_token(tmp_path, demo):
+    texts = ["<image>", "</s>", "a <image> and </s> b <s><unk>", "<image><image>"]
+    suite = rewrite(
+        tmp_path / "suite",
+        "vqav2",
+        lambda i, row: {**row, "question": f"What does {texts[i]} mean?"},
+        len(texts),
+    )
+    row = rows_of(tmp_path, *suite, "benchmark=[vqav2]", "strategy=vanilla")["vanilla", "vqav2"]
     assert row.status == "done", row.error
-    ids = demo.tokenize(f"What does {text} mean?")
     special = set(demo.tokenizer.all_special_ids)
-    plain = [i for i in ids if i not in special]
-    assert [i for i in ids if i in special] == [demo.tokenizer.bos_token_id, demo.image_token]
-    assert text in demo.tokenizer.decode(plain)
+    for text in texts:
+        ids = demo.tokenize(f"What does {text} mean?")
+        plain = [i for i in ids if i not in special]
+        assert [i for i in ids if i in special] == [demo.tokenizer.bos_token_id, demo.image_token]
+        assert text in demo.tokenizer.decode(plain)
 
 
 def test_other_questions_are_tokenized_as_they_were(demo):
@@ -115,19 +119,20 @@ def test_other_questions_are_tokenized_as_they_were(demo):
 
 
 def test_an_image_id_is_a_hint_and_the_content_decides(tmp_path):
-    plain = rewrite(tmp_path / "plain", "pope", lambda i, row: row, 30)
-    odd = rewrite(tmp_path / "odd", "pope", lambda i, row: {**row, "image_source": None}, 30)
-    expected = rows_of(tmp_path / "a", *plain, "benchmark=[pope]")["vanilla", "pope"]
-    found = rows_of(tmp_path / "b", *odd, "benchmark=[pope]")["vanilla", "pope"]
+    plain = rewrite(tmp_path / "plain", "pope", lambda i, row: row, 12)
+    odd = rewrite(tmp_path / "odd", "pope", lambda i, row: {**row, "image_source": None}, 12)
+    asked = ["benchmark=[pope]", "strategy=vanilla"]
+    expected = rows_of(tmp_path / "a", *plain, *asked)["vanilla", "pope"]
+    found = rows_of(tmp_path / "b", *odd, *asked)["vanilla", "pope"]
     assert found.value == expected.value
     assert found.clusters == expected.clusters
-    assert len(set(found.clusters)) == 5
+    assert len(set(found.clusters)) == 2
 
 
 def test_a_benchmark_that_cannot_be_loaded_fails_its_cells_and_no_other(tmp_path):
     suite = rewrite(tmp_path / "suite", "vqav2", lambda i, row: row)
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "suite/mme.parquet")
-    rows = rows_of(tmp_path, *suite, "benchmark=[mme,vqav2]")
+    rows = rows_of(tmp_path, *suite, "benchmark=[mme,vqav2]", "strategy=vanilla")
     assert rows["vanilla", "vqav2"].status == "done"
     assert rows["vanilla", "mme"].status == "failed"
     assert rows["vanilla", "mme"].error
@@ -135,7 +140,7 @@ def test_a_benchmark_that_cannot_be_loaded_fails_its_cells_and_no_other(tmp_path
 
 def test_a_reference_that_cannot_be_scored_is_named(tmp_path):
     suite = rewrite(tmp_path / "suite", "pope", one(2, answer=None))
-    row = rows_of(tmp_path, *suite, "benchmark=[pope]")["vanilla", "pope"]
+    row = rows_of(tmp_path, *suite, "benchmark=[pope]", "strategy=vanilla")["vanilla", "pope"]
     assert row.status == "failed"
     assert "document 2 cannot be scored: AttributeError" in row.error
 
