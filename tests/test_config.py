@@ -8,10 +8,10 @@ from pathlib import Path
 from pkgutil import walk_packages
 from typing import get_args, get_type_hints
 
+import commands
 import pytest
 from hydra import compose, initialize_config_dir
 from strategy_configs import ALL, random_tokens
-from test_cli import agilepruner
 
 from agilepruner import config as schema
 from agilepruner import strategies as package
@@ -441,7 +441,7 @@ def test_the_quoted_setting_that_is_suggested_is_read_as_that_text(value):
     ],
 )
 def test_the_command_says_one_sentence_exits_2_and_writes_nothing(tmp_path, arguments, words):
-    done = agilepruner(*arguments, cwd=tmp_path)
+    done = commands.run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -450,9 +450,9 @@ def test_the_command_says_one_sentence_exits_2_and_writes_nothing(tmp_path, argu
 
 def test_a_sweep_gets_typed_values_and_the_config_can_be_printed(tmp_path):
     swept = ["-m", "strategy=divprune,fps", "budget=32,64", "name=2024", "dry_run=true"]
-    done = agilepruner(*swept, cwd=tmp_path)
+    done = commands.run(*swept, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Dry run of '2024'") == 4
-    printed = agilepruner("--cfg", "job", "name=2024", cwd=tmp_path)
+    printed = commands.run("--cfg", "job", "name=2024", cwd=tmp_path)
     assert printed.returncode == 0
     assert "name: 2024" in printed.stdout
