@@ -15,10 +15,16 @@ def report(rows: list[Any], directory: Path, name: str, reference: str | None = 
     from agilepruner.report.dashboard.findings import findings_in
     from agilepruner.report.kinds import kinds_of
     from agilepruner.report.table import make_report
-    from agilepruner.runner.claims import Claims
 
     made = make_report(rows, name, kinds_of(rows), reference, findings=findings_in(directory))
     show(made.text)
+    return write(made, directory)
+
+
+def write(made: Any, directory: Path) -> list[str]:
+    """Write a report's files, one process at a time; what could not be written."""
+    from agilepruner.runner.claims import Claims
+
     try:
         with Claims(directory) as claims:
             claims.take("report", wait=True)

@@ -9,7 +9,6 @@ from math import sqrt
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from agilepruner.report.lines import Aggregate
 from agilepruner.report.sheets import signed
@@ -18,6 +17,7 @@ from agilepruner.report.statistics import Estimate, LeftOut, leave_one_out, pair
 MEAN = Aggregate()
 SCALE = 100.0
 FEWEST = 3  # images that a mean needs for an interval
+TINY = 1e-9  # the error of values that are all the same
 
 
 def left_out(rule: Aggregate, frame: pd.DataFrame, parts: Sequence[str]) -> LeftOut:
@@ -64,10 +64,14 @@ def interval_text(found: Estimate, digits: int = 1) -> str:
     return f"{signed(found.point, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
 
 
+def of_images(values: pd.Series) -> Estimate:
+    """Mean of a measurement over images, a value each, with Student's t."""
+    return Estimate(float(values.mean()), max(float(values.sem()), TINY), len(values) - 1)
+
+
 def spread(values: pd.Series) -> tuple[float, float, float]:
-    """Mean of a measurement over images, and its 95 % interval by Student's t."""
-    mean, freedom = float(values.mean()), len(values) - 1
-    if freedom < 1:
-        return mean, mean, mean
-    half = float(values.sem()) * float(stdtrit(freedom, 0.975))
-    return mean, mean - half, mean + half
+    """Mean of a measurement over images, and its 95 % interval."""
+    if len(values) < 2:
+        return (float(values.mean()),) * 3
+    found = of_images(values)
+    return found.point, *found.interval()

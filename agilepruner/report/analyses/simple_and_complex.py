@@ -35,7 +35,7 @@ def simple_and_complex(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         thirds = split(wide, measure)
         lines = []
         for label, strategy, budget, first, second in pairs:
-            found = [_mean(third, first, second) for third in thirds]
+            found = [mean_difference(third, first, second) for third in thirds]
             found.append(minus(found[2], found[0]))
             lines.append([label, *map(interval_text, found), f"{found[3].p:.3f}"])
             known = {"by": name, "label": label, "strategy": strategy, "budget": budget}
@@ -114,7 +114,7 @@ def split(wide: pd.DataFrame, measure: str) -> list[pd.DataFrame]:
     return [pd.concat(third) for third in thirds]
 
 
-def _mean(third: pd.DataFrame, first: str, second: str) -> Estimate:
+def mean_difference(third: pd.DataFrame, first: str, second: str) -> Estimate:
     """Mean over benchmarks of the mean difference."""
     groups = [group for _, group in third.groupby("benchmark")]
     return average_of([difference(group, first, second) for group in groups])
