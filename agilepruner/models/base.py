@@ -32,6 +32,8 @@ class Visual:
         positions: ``keep``: tokens have the positions of their places in the unpruned prompt, and
             so has the text behind them; ``reset``: those of a prompt that was never longer. None:
             as the adapter has it (``own_positions``). With every token kept, both are the same.
+        patches: (K,) the patch of each, counted through the image's tiles; -1: none (a newline).
+            None: the anchors are just that.
     """
 
     embeds: Tensor
@@ -39,6 +41,7 @@ class Visual:
     whole: int
     layout: Any = None
     positions: str | None = None
+    patches: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]
@@ -70,6 +73,8 @@ class Generation:
         prefill: tokens in the KV cache of each decoder layer after prefill, as measured.
         visual: visual tokens among them, per layer.
         problem: why the text cannot be believed; empty for a sound answer.
+        stages: for strategies inside the language model: which of the visual tokens, counted from
+            the first, each stage kept by rank (without what it merged).
     """
 
     text: str
@@ -77,6 +82,7 @@ class Generation:
     prefill: tuple[int, ...]
     visual: tuple[int, ...]
     problem: str = ""
+    stages: tuple[tuple[int, ...], ...] = ()
 
 
 class Adapter(ABC):
@@ -155,6 +161,17 @@ class Adapter(ABC):
         """Positions that an image takes up in the language model."""
         return visual.whole if self.keeps_positions(visual) else len(visual)
 
+    def mosaic(self, tokens: VisualTokens) -> tuple[int, int] | None:
+        """Rows and columns of tiles behind the overview of one encoded image, if it has any."""
+        return None
+
+    def view(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of what the (first) grid covers, in widths and heights of it.
+
+        The whole image is (0, 0, 1, 1); a crop covers less, padding more.
+        """
+        return (0.0, 0.0, 1.0, 1.0)
+
     def check_budget(self, budget: int) -> None:
         """Refuse budgets outside 1..full.
 
@@ -195,4 +212,8 @@ def split(selection: Selection, sizes: Sequence[int]) -> list[Selection]:
     else:
         weights = selection.weights.split(list(sizes))
     indices = selection.indices.split(list(sizes))
-    return [Selection(i, w, selection.projected) for i, w in zip(indices, weights)]
+    phases: Sequence[Tensor | None] = [None] * len(sizes)
+    if selection.phases is not None:
+        phases = selection.phases.split(list(sizes))
+    parts = zip(indices, weights, phases)
+    return [Selection(i, w, selection.projected, p) for i, w, p in parts]

@@ -16,7 +16,7 @@ from agilepruner import ranks
 from agilepruner.errors import UserError, unknown
 from agilepruner.models.base import Adapter, Generation, Visual
 from agilepruner.models.checkpoints import fetching, local
-from agilepruner.models.decoder import shorten
+from agilepruner.models.decoder import Prefill, shorten
 from agilepruner.models.text import PlainText
 from agilepruner.strategies.decoder.schedule import DecoderStrategy
 
@@ -109,9 +109,11 @@ class HuggingFaceAdapter(Adapter):
         pruning: tuple[DecoderStrategy, int] | None = None,
     ) -> list[Generation]:
         watch = NonFinite()
+        prefills: list[Prefill] = []
         output, rows, pads = self.run(
-            prompts, visuals, max_new_tokens, pruning, logits_processor=[watch]
+            prompts, visuals, max_new_tokens, pruning, prefills, logits_processor=[watch]
         )
+        stages = self._stages(prefills, rows, pads)
         found = watch.rows()
         length = len(rows[0]) + pads[0]
         answers = output.sequences[:, length:].tolist()
@@ -130,6 +132,7 @@ class HuggingFaceAdapter(Adapter):
                     prefill=prefill,
                     visual=tuple(size - text_tokens for size in prefill),
                     problem="the logits hold NaN or infinite values" if i in found else "",
+                    stages=stages[i],
                 )
             )
         return results
@@ -140,9 +143,10 @@ class HuggingFaceAdapter(Adapter):
         visuals: Sequence[Visual],
         max_new_tokens: int,
         pruning: tuple[DecoderStrategy, int] | None = None,
+        prefills: list[Prefill] | None = None,
         **settings: Any,
     ) -> tuple[Any, list[list[int]], list[int]]:
-        """``model.generate`` on left-padded rows.
+        """``model.generate`` on left-padded rows; what pruning inside did goes to ``prefills``.
 
         Returns:
             its output (sequences and cache), the unpadded rows of token ids, their left padding.
@@ -161,7 +165,9 @@ class HuggingFaceAdapter(Adapter):
             pruned = shorten(decoder, *pruning, ids == self.image_token, mask)
         embeds: Any = [visual.embeds for visual in visuals]
         encoded = BaseModelOutputWithPooling(pooler_output=embeds)
-        with pruned:
+        with pruned as prefill:
+            if prefills is not None and prefill is not None:
+                prefills.append(prefill)
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -175,6 +181,31 @@ class HuggingFaceAdapter(Adapter):
                 **settings,
             )
         return output, rows, pads
+
+    def _stages(
+        self, prefills: Sequence[Prefill], rows: Sequence[list[int]], pads: Sequence[int]
+    ) -> list[tuple[tuple[int, ...], ...]]:
+        """Per row and stage inside the language model: the visual tokens that were kept."""
+        if not prefills:
+            return [()] * len(rows)
+        (prefill,) = prefills
+        starts = [pad + row.index(self.image_token) for pad, row in zip(pads, rows)]
+        kept = [[each.tolist() for each in stage] for stage in prefill.kept]
+        return [
+            tuple(tuple(at - start for at in stage[i] if at >= 0) for stage in kept)
+            for i, start in enumerate(starts)
+        ]
+
+    def view(self, image: Image.Image) -> tuple[float, float, float, float]:
+        width, height = image.size
+        if getattr(self.image_processor, "do_pad", False):
+            side = max(width, height)
+        elif getattr(self.image_processor, "do_center_crop", False):
+            side = min(width, height)
+        else:
+            return super().view(image)
+        across, down = side / width, side / height
+        return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
 
     def positions(
         self, prompts: Sequence[list[int]], visuals: Sequence[Visual], pads: Sequence[int]

@@ -26,9 +26,11 @@ class TiledTokens(VisualTokens):
 
     Attributes:
         order: (M,) the unpruned sequence: token t * N + i of tile t, or ``NEWLINE``.
+        mosaic: rows and columns of the tiles behind the overview; None: there are none.
     """
 
     order: Tensor = None  # type: ignore[assignment]
+    mosaic: tuple[int, int] | None = None
 
     def __getitem__(self, image: int | slice) -> VisualTokens:
         """Some of the tiles, which no longer are one image."""
@@ -72,6 +74,13 @@ class LlavaNextAdapter(LlavaAdapter):
         """An equal share for each tile of the largest grid, whatever grid the image has."""
         return budget // self.most_tiles
 
+    def mosaic(self, tokens: VisualTokens) -> tuple[int, int] | None:
+        assert isinstance(tokens, TiledTokens)
+        return tokens.mosaic
+
+    def view(self, image: Image.Image) -> tuple[float, float, float, float]:
+        return (0.0, 0.0, 1.0, 1.0)  # of the overview, which is the whole image squeezed
+
     def offered(self, tokens: VisualTokens) -> int:
         assert isinstance(tokens, TiledTokens)
         return tokens.order.numel()
@@ -92,6 +101,7 @@ class LlavaNextAdapter(LlavaAdapter):
                     self.grid,
                     seeds=tuple(content_seed(image, tile) for tile in range(len(part))),
                     order=self.order(len(part), size),
+                    mosaic=self._shape(size) if len(part) > 1 else None,
                     **{name: value[rows] for name, value in captured.items()},
                 )
             )
@@ -101,9 +111,7 @@ class LlavaNextAdapter(LlavaAdapter):
         """The unpruned sequence of an image of ``size`` (height, width), see ``TiledTokens``."""
         n = self.grid[0] * self.grid[1]
         if self.geometry == "paper":
-            edge = self.config.vision_config.image_size
-            shape = get_anyres_image_grid_shape(size, self._pinpoints(), edge)
-            return mosaic(shape, self.grid)
+            return mosaic(self._shape(size), self.grid)
         # transformers' own packing, of token numbers instead of tokens: it cannot drift from it.
         numbers = torch.arange(tiles * n, dtype=torch.float64).view(tiles, n, 1)
         strategy = self.config.vision_feature_select_strategy
@@ -128,7 +136,14 @@ class LlavaNextAdapter(LlavaAdapter):
         chosen = tokens.order[at].to(tokens.device)
         embeds = tokens.projected.flatten(0, 1)[chosen.clamp_min(0)]
         newline = self.model.model.image_newline.to(embeds.dtype)
-        return Visual(torch.where((chosen == NEWLINE)[:, None], newline, embeds), at, whole)
+        embeds = torch.where((chosen == NEWLINE)[:, None], newline, embeds)
+        return Visual(embeds, at, whole, patches=chosen)
+
+    def _shape(self, size: Tensor) -> tuple[int, int]:
+        """Rows and columns of the tiles of an image of ``size`` (height, width)."""
+        edge = self.config.vision_config.image_size
+        rows, columns = get_anyres_image_grid_shape(size, self._pinpoints(), edge)
+        return int(rows), int(columns)
 
     def _pinpoints(self) -> list[list[int]]:
         """Grids (height, width) in pixels that an image may be cut into."""

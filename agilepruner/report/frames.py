@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from agilepruner.runner.journal import Entry, Journal
+from agilepruner.runner.kept import Kept, read
 from agilepruner.runner.rows import Row
 
 CELL = (
@@ -19,7 +20,7 @@ CELL = (
     *("budget", "positions", "full", "benchmark", "benchmark_label"),
 )
 CELL_NUMBERS = ("status", "metric", "value", "scale", "higher_is_better", "n", "error")
-AUDIT = ("kept", "flops", "complexity", "seconds")
+AUDIT = ("kept", "phases", "flops", "complexity", "seconds")
 DOCUMENT = ("document", "image", "kind", "stratum", "score")
 COMPLEXITY = ("erank_input", "erank_kept", "entropy")
 ANSWER = ("answer", "visual", "new_tokens")
@@ -32,7 +33,7 @@ def cells_frame(rows: Iterable[Row]) -> pd.DataFrame:
         rows: finished and failed cells, of ``agilepruner.runner.run.rows_in(directory)``.
 
     Returns:
-        columns ``CELL`` and ``CELL_NUMBERS``; ``kept_mean``, ``flops_total``,
+        columns ``CELL`` and ``CELL_NUMBERS``; ``kept_mean``, ``phases_walk``, ``flops_total``,
         ``complexity_erank_kept``, ``seconds_generate`` and the like; ``metric.<name>`` per metric
         (NaN where a cell has none) and ``parameter.<name>`` per hyper-parameter.
     """
@@ -113,3 +114,23 @@ def entries_of(row: Row, directory: Path) -> Mapping[int, Entry]:
     for folder in (directory / "cells").glob(f"*-{row.id}"):
         return Journal(folder, row.id).refresh()
     return {}
+
+
+def kept_of(row: Row, directory: Path) -> dict[int, Kept]:
+    """Which patches each answer of a cell was given, by document.
+
+    Args:
+        row: a cell.
+        directory: of the run that it is from.
+
+    Raises:
+        ValueError: a journal holds what is no such record.
+    """
+    entries = entries_of(row, directory).values()
+    return {entry.doc: kept_in(entry) for entry in entries if entry.answer is not None}
+
+
+def kept_in(entry: Entry) -> Kept:
+    """Which patches one answer was given."""
+    rows, columns = entry.grid or (0, 0)
+    return read(entry.kept, entry.tiles * rows * columns)

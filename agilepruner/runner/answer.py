@@ -26,6 +26,7 @@ from agilepruner.complexity import attention_entropy, effective_rank_small
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
+from agilepruner.runner.kept import recorded, with_stages
 from agilepruner.strategies.base import Once, Selection, VisualTokens
 from evals.tasks import Benchmark, Document
 
@@ -35,6 +36,7 @@ DEFAULT_NEW_TOKENS = 128  # where a task sets none (VizWiz, TextVQA); LLaVA's ow
 ENCODED_TOGETHER = 8  # images per pass of the tower
 PADS = 1 / 8  # of a batch's tokens, at most: fewer, fuller batches are worth that
 MOST_SHARES = 64  # of a benchmark: what one process takes at a time is one of them
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # of an image
 HOPELESS = 64  # failures of a cell in a row, with no answer before them, after which it is given up
 
 
@@ -71,6 +73,8 @@ class Picture:
     note: str = ""
     offered: int = 0
     tiles: int = 1
+    mosaic: list[int] | None = None
+    view: list[float] | None = None
     ranks: dict[bytes, float] = field(default_factory=dict)  # of kept tokens, by their anchors
 
 
@@ -84,6 +88,7 @@ class Prompt:
     visual: Visual
     picture: Picture
     complexity: dict[str, float]
+    kept: dict[str, Any] | None
     select_seconds: float = 0.0
 
     @cached_property
@@ -100,7 +105,8 @@ class Prompt:
 Group = list[Document]  # the documents of one image
 Share = list[list[Group]]  # some windows of groups
 Failure = tuple[Cell, Document, str]
-Shown = tuple[Visual, dict[str, float]]  # what the language model sees of an image; complexity
+# What the language model sees of an image, its complexity, and what a journal keeps of the choice.
+Shown = tuple[Visual, dict[str, float], dict[str, Any] | None]
 Seen = tuple[Any, str, str]  # a decoded image, a note when it is damaged, why there is none
 
 
@@ -297,9 +303,14 @@ class Answering:
                 log.debug("encoding failed", exc_info=True)
             # Outside the except block: what the failed pass held is free by now.
             if not problem:
-                for (documents, _, note), t in zip(part, tokens):
-                    offered, tiles = self.adapter.offered(t), self.adapter.tiles(t)
-                    done.append(Picture(t, documents, 0.0, {}, note, offered, tiles))
+                for (documents, image, note), t in zip(part, tokens):
+                    picture = Picture(t, documents, 0.0, {}, note)
+                    picture.offered, picture.tiles = self.adapter.offered(t), self.adapter.tiles(t)
+                    if (shape := self.adapter.mosaic(t)) is not None:
+                        picture.mosaic = list(shape)
+                    if (view := self.adapter.view(image)) != WHOLE:
+                        picture.view = [round(edge, 4) for edge in view]
+                    done.append(picture)
             elif len(part) > 1:
                 log.warning("encoding %d images failed (%s); halving", len(part), problem)
                 half = len(part) // 2
@@ -439,10 +450,10 @@ class Answering:
         failures: list[Failure] = []
         for same in _by_grid(pictures):
             for picture, picked in self._select(cell, same, failures):
-                for document, (visual, complexity) in picked:
+                for document, (visual, complexity, kept) in picked:
                     ids = self._ids[document.index]
                     visual = replace(visual, positions=cell.positions)
-                    prompt = Prompt(cell, document, ids, visual, picture, complexity)
+                    prompt = Prompt(cell, document, ids, visual, picture, complexity, kept)
                     room = self.adapter.context
                     if room is not None and self._reach(prompt) >= room:
                         reach = self._reach(prompt)
@@ -511,8 +522,8 @@ class Answering:
             if keys[i]:
                 pictures[i].ranks[keys[i]] = ranks[i]
         return [
-            (visual, picture.complexity | {"erank_kept": ranks[i]})
-            for i, (picture, visual) in enumerate(zip(pictures, visuals))
+            (visual, p.complexity | {"erank_kept": ranks[i]}, recorded(p.tokens, part, visual))
+            for i, (p, part, visual) in enumerate(zip(pictures, parts, visuals))
         ]
 
     # --- answers ---
@@ -577,7 +588,10 @@ class Answering:
             if answer is None or problem:
                 failures.append((cell, document, problem))
                 continue
-            picture, visual = prompt.picture, answer.visual
+            picture, visual, kept = prompt.picture, answer.visual, prompt.kept
+            if answer.stages:
+                total = picture.tokens.batch * picture.tokens.count
+                kept = with_stages(kept, answer.stages, prompt.visual, total)
             seconds = {
                 "encode": picture.encode_seconds,
                 "select": prompt.select_seconds,
@@ -594,6 +608,9 @@ class Answering:
                     offered=picture.offered,
                     grid=list(picture.tokens.grid),
                     tiles=picture.tiles,
+                    kept=kept,
+                    mosaic=picture.mosaic,
+                    view=picture.view,
                     complexity=prompt.complexity,
                     seconds=seconds,
                 )

@@ -18,7 +18,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,10 @@ class Entry:
             one number where all layers agree.
         offered: visual tokens of the image before pruning.
         grid: rows and columns of tokens of each of the image's tiles. tiles: how many.
+        kept: which patches the language model was given, see ``runner.kept``; None: all of them.
+        mosaic: rows and columns of the tiles behind the first one, where there are any.
+        view: left, top, right, bottom of what the (first) grid covers, in widths and heights of the
+            image; None: the whole of it.
         complexity: erank_input, erank_kept, entropy of the image.
         seconds: encode, select, generate: this document's share.
     """
@@ -51,6 +55,9 @@ class Entry:
     offered: int = 0
     grid: list[int] | None = None
     tiles: int = 1
+    kept: dict[str, Any] | None = None
+    mosaic: list[int] | None = None
+    view: list[float] | None = None
     complexity: dict[str, float] | None = None
     seconds: dict[str, float] | None = None
 

@@ -13,7 +13,7 @@ from agilepruner.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
-ROW_VERSION = 4
+ROW_VERSION = 5
 
 # What a benchmark's config says of how it is shown, and a row carries; None: must be given.
 SHOWN: dict[str, Any] = {
@@ -61,6 +61,7 @@ class Row:
         metrics: every metric of the benchmark, name -> value.
         n: documents scored. failures: documents whose generation failed.
         kept: visual tokens that entered the language model: min, mean, max, layer_mean.
+        phases: share of the kept tokens that each phase of the strategy chose, name -> mean.
         empty_answers: documents answered with nothing.
         text_tokens: mean prompt tokens that are not visual. new_tokens: mean generated tokens.
         flops: mean per document: vision, projector, selection, prefill, decode, total (FLOPs =
@@ -110,6 +111,7 @@ class Row:
     n: int = 0
     failures: int = 0
     kept: dict[str, float] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
     empty_answers: int = 0
     text_tokens: float | None = None
     new_tokens: float | None = None

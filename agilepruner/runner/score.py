@@ -23,6 +23,7 @@ from agilepruner.errors import UserError
 from agilepruner.flops import Architecture, document_flops, selection_flops
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
+from agilepruner.runner.kept import shares
 from agilepruner.runner.plan import parameters
 from agilepruner.runner.rows import Row, describe
 from agilepruner.strategies.base import Strategy
@@ -286,6 +287,7 @@ def measures(
         "text_tokens": sum(entry.text_tokens for entry in entries) / n,
         "new_tokens": sum(entry.new_tokens for entry in entries) / n,
         "flops": {part: value / n for part, value in totals.items()},
+        "phases": shares([entry.kept for entry in entries], cell.strategy.phases),
         "complexity": {name: sum(values) / len(values) for name, values in complexity.items()},
         "seconds": {part: round(value, 4) for part, value in seconds.items()},
     }

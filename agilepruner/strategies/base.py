@@ -9,7 +9,7 @@ which checks the input once, answers budgets that keep everything, and checks th
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from threading import Lock
 from typing import Any, ClassVar
@@ -181,24 +181,27 @@ class Selection:
         weights: (B, K, N) how each output token mixes the pre-projector features, or
             (B, K, N + 1) when the CLS row takes part (last column). None: plain selection.
         projected: the weights (B, K, N) mix the tokens after the projector instead (VScan).
+        phases: (B, K) which of the strategy's ``phases`` chose each token; None: it has none.
     """
 
     indices: Tensor
     weights: Tensor | None = None
     projected: bool = False
+    phases: Tensor | None = None
 
     @property
     def counts(self) -> Tensor:
         """(B,) output tokens per image."""
         return (self.indices >= 0).sum(dim=1)
 
-    def check(self, tokens: VisualTokens, expected: int | None, name: str) -> None:
+    def check(self, tokens: VisualTokens, expected: int | None, name: str, phases: int = 0) -> None:
         """Refuse a selection that breaks the contract: a bug of the strategy, not of the user.
 
         Args:
             tokens: what was selected from.
             expected: output tokens per image, None where the strategy decides the number itself.
             name: the strategy's, for the message.
+            phases: how many the strategy has.
         """
         indices, count = self.indices, tokens.count
         if indices.dim() != 2 or indices.shape[0] != tokens.batch:
@@ -209,6 +212,11 @@ class Selection:
             raise ValueError(f"{name}: indices must be integers, at least one per image")
         if expected is not None and indices.shape[1] != expected:
             raise ValueError(f"{name}: gave {indices.shape[1]} tokens, expected {expected}")
+        if self.phases is not None:
+            if self.phases.shape != indices.shape or self.phases.is_floating_point():
+                raise ValueError(f"{name}: phases must be integers of the shape of the indices")
+            if int(self.phases.min()) < 0 or int(self.phases.max()) >= phases:
+                raise ValueError(f"{name}: phases must be in [0, {phases}), as it declares")
         if self.weights is None:
             ordered = bool((indices[:, 1:] > indices[:, :-1]).all())
             if not ordered or int(indices.min()) < 0 or int(indices.max()) >= count:
@@ -228,9 +236,23 @@ class Selection:
             raise ValueError(f"{name}: weights hold NaN or infinite values")
 
 
-def keep(indices: Tensor) -> Selection:
-    """Plain selection of the given patches (B, K), in any order: sorted into raster order."""
-    return Selection(indices.sort(dim=-1).values)
+def keep(indices: Tensor, phases: Tensor | None = None) -> Selection:
+    """Plain selection of the given patches (B, K), in any order: sorted into raster order.
+
+    Args:
+        indices: (B, K) patches.
+        phases: (B, K) or (K,) which phase of the strategy chose each of them.
+    """
+    if phases is None:
+        return Selection(indices.sort(dim=-1).values)
+    ordered = indices.sort(dim=-1)
+    by_image = phases.to(indices.device).expand_as(indices)
+    return Selection(ordered.values, phases=by_image.gather(-1, ordered.indices))
+
+
+def phases_of(sizes: Sequence[int]) -> Tensor:
+    """(K,) the phase of each token, where phases choose so many one after the other."""
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
 
 def top(scores: Tensor, count: int) -> Tensor:
@@ -263,6 +285,7 @@ class Strategy:
             the run's ``positions`` keeps or resets; decoder strategies have a rule of their own.
         equivariant: whether reordering the tokens reorders the selection and nothing else.
         inside: whether it prunes inside the language model, by a ``plan`` of stages.
+        phases: names of the steps that fill a budget one after the other (``Selection.phases``).
     """
 
     family: ClassVar[str]
@@ -277,6 +300,7 @@ class Strategy:
     drops: ClassVar[bool] = True
     equivariant: ClassVar[bool] = True
     inside: ClassVar[bool] = False
+    phases: ClassVar[tuple[str, ...]] = ()
 
     @property
     def reads_question(self) -> bool:
@@ -332,5 +356,5 @@ class Strategy:
             return keep_all(tokens)
         selection = self.select(tokens, budget)
         expected = budget + self.extra if self.budgeted else None
-        selection.check(tokens, expected, type(self).__name__)
+        selection.check(tokens, expected, type(self).__name__, len(self.phases))
         return selection

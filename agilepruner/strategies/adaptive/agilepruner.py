@@ -11,6 +11,8 @@ from agilepruner.linalg import gram
 from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
 
+PHASES = ("walk", "fallback")
+
 
 @dataclass(frozen=True)
 class AgilePruner(Strategy):
@@ -40,6 +42,7 @@ class AgilePruner(Strategy):
     golden: ClassVar = "transcription of the release preserved in phrara/RegionVTP"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
+    phases: ClassVar = PHASES
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         products, distances = centred_gram_and_distances(tokens.projected)
@@ -47,7 +50,7 @@ class AgilePruner(Strategy):
         scale = rank / self.erank_avg  # (B,)
         rank = torch.arange(1, tokens.count + 1, device=scale.device)
         tau = (rank * scale[:, None] * self.slope).clamp_max(self.tau_max)  # (B, N), by rank
-        return keep(thin_by_attention(tokens.attention, distances, tau, budget))
+        return keep(*thin_by_attention(tokens.attention, distances, tau, budget))
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,12 @@ class AgilePrunerConstant(Strategy):
     golden: ClassVar = "transcription of the release preserved in phrara/RegionVTP"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
+    phases: ClassVar = PHASES
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         _, distances = centred_gram_and_distances(tokens.projected)
         tau = distances.new_tensor(self.tau).expand(tokens.batch, tokens.count)
-        return keep(thin_by_attention(tokens.attention, distances, tau, budget))
+        return keep(*thin_by_attention(tokens.attention, distances, tau, budget))
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class AgilePrunerEntropy(Strategy):
     label: ClassVar = "AgilePruner (entropy)"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
+    phases: ClassVar = PHASES
     choice: ClassVar = (
         "tau = min(rank * entropy / entropy_avg * slope, tau_max); entropy_avg = 4.72 is where "
         "erank is 90 on the line through the paper's eight (entropy, erank) pairs"
@@ -100,7 +105,7 @@ class AgilePrunerEntropy(Strategy):
         scale = attention_entropy(tokens.attention) / self.entropy_avg  # (B,)
         rank = torch.arange(1, tokens.count + 1, device=scale.device)
         tau = (rank * scale[:, None] * self.slope).clamp_max(self.tau_max)
-        return keep(thin_by_attention(tokens.attention, distances, tau, budget))
+        return keep(*thin_by_attention(tokens.attention, distances, tau, budget))
 
 
 def centred_gram_and_distances(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,16 +132,27 @@ def centred_gram_and_distances(x: Tensor) -> tuple[Tensor, Tensor]:
     return products, cosines.neg_().add_(1)
 
 
-def thin_by_attention(attention: Tensor, distances: Tensor, tau: Tensor, budget: int) -> Tensor:
-    """The walk: (B, H, N) attention, (B, N, N) distances, (B, N) tau by rank -> (B, budget).
+def thin_by_attention(
+    attention: Tensor, distances: Tensor, tau: Tensor, budget: int
+) -> tuple[Tensor, Tensor]:
+    """The walk, and the fallback where it ends early.
 
     Which patches each patch would suppress is worked out on the device and crosses to the CPU once;
     the walk itself is a few boolean rows.
+
+    Args:
+        attention: (B, H, N) of the CLS token.
+        distances: (B, N, N) cosine distances of the tokens.
+        tau: (B, N) threshold of each attention rank.
+        budget: patches to choose, K.
+
+    Returns:
+        (B, K) patches and (B, K) which of ``PHASES`` chose each.
     """
     order = top(attention.float().mean(dim=1), attention.shape[-1])  # (B, N), rank -> patch
     reach = torch.empty_like(tau).scatter_(1, order, tau)  # (B, N), by patch
     close = (distances < reach[:, :, None]).cpu().numpy()
-    chosen = []
+    chosen, walked = [], []
     for suppresses, patches in zip(close, order.tolist()):
         kept: list[int] = []
         suppressed = suppresses[0] & False
@@ -147,6 +163,8 @@ def thin_by_attention(attention: Tensor, distances: Tensor, tau: Tensor, budget:
                 kept.append(patch)
                 suppressed |= suppresses[patch]
         taken = set(kept)
+        walked.append(len(kept))
         kept += [patch for patch in patches if patch not in taken][: budget - len(kept)]
         chosen.append(kept)
-    return torch.tensor(chosen, device=distances.device)
+    fallback = torch.arange(budget) >= torch.tensor(walked)[:, None]
+    return torch.tensor(chosen, device=distances.device), fallback.long()

@@ -74,6 +74,11 @@ class ErankShare(Strategy):
         )
         return f"{own}; {self.inner.choice}" if self.inner.choice else own
 
+    @property
+    def phases(self) -> tuple[str, ...]:  # type: ignore[override]
+        """As the inner strategy."""
+        return self.inner.phases
+
     def share(self, tokens: VisualTokens) -> torch.Tensor:
         """(B,) attention share of each image."""
         rank = tokens.once("effective rank", lambda: effective_rank(tokens.projected))
@@ -87,4 +92,9 @@ class ErankShare(Strategy):
         ]
         indices = torch.cat([selection.indices for selection in picked])
         weights = [selection.weights for selection in picked if selection.weights is not None]
-        return Selection(indices, torch.cat(weights) if weights else None)
+        phases = [selection.phases for selection in picked if selection.phases is not None]
+        return Selection(
+            indices,
+            torch.cat(weights) if weights else None,
+            phases=torch.cat(phases) if phases else None,
+        )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from agilepruner.ranges import Range
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, phases_of, top
 from agilepruner.strategies.diversity.divprune import most_isolated
 from agilepruner.strategies.geometry import cosine_distances, farthest_first
 
@@ -26,10 +26,12 @@ class FasterVLMDivPrune(Strategy):
     label: ClassVar = "FasterVLM + DivPrune"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
+    phases: ClassVar = ("attention", "diversity")
     choice: ClassVar = "DivPrune continues from the attention tokens; a fixed share is 0.5"
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         attended = top(tokens.attention.float().mean(dim=1), int(budget * self.share))
         distances = cosine_distances(tokens.projected)
         start = attended if attended.shape[1] else most_isolated(distances)
-        return keep(farthest_first(distances, start, budget))
+        sizes = [attended.shape[1], budget - attended.shape[1]]
+        return keep(farthest_first(distances, start, budget), phases_of(sizes))

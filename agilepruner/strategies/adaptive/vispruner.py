@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from agilepruner.ranges import Range
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, phases_of
 from agilepruner.strategies.geometry import unit
 
 PER_ROUND = 8  # tokens removed per round, hard-coded in the released code
@@ -38,12 +38,14 @@ class VisPruner(Strategy):
     golden: ClassVar = "Theia-4869/VisPruner"
     needs: ClassVar = {"attention", "features"}
     paper: ClassVar = "2412.01818"
+    phases: ClassVar = ("attention", "diversity")
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         order = tokens.attention.float().mean(dim=1).argsort(dim=1, descending=True)  # (B, N)
         important = int(budget * self.share)
         attended, others = order[:, :important], order[:, important:]
-        return keep(torch.cat([attended, thin(tokens.features, others, budget - important)], 1))
+        diverse = thin(tokens.features, others, budget - important)
+        return keep(torch.cat([attended, diverse], 1), phases_of([important, budget - important]))
 
 
 def thin(features: Tensor, others: Tensor, count: int) -> Tensor:

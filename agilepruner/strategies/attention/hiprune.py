@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from agilepruner.ranges import Range
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, top
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep, phases_of, top
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,20 @@ class HiPrune(Strategy):
         "layer is at 3/8 of the tower's depth"
     )
     equivariant: ClassVar = False
+    phases: ClassVar = ("anchor", "buffer", "register")
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         count = round(budget * self.alpha / 5)
         anchors = top(tokens.received_object.float(), count).tolist()
         registers = top(tokens.received_deep.float(), tokens.count).tolist()
-        rows = []
+        rows, phases = [], []
         for image, ranked in zip(anchors, registers):
             around = [near for anchor in image for near in self._neighbours(anchor, tokens.grid)]
             first = list(dict.fromkeys([*image, *around]))[:budget]
             taken = set(first)
             rows.append(first + [p for p in ranked if p not in taken][: budget - len(first)])
-        return keep(torch.tensor(rows, device=tokens.device))
+            phases.append(phases_of([count, len(first) - count, budget - len(first)]))
+        return keep(torch.tensor(rows, device=tokens.device), torch.stack(phases))
 
     def _neighbours(self, patch: int, grid: tuple[int, int]) -> list[int]:
         """Left, right, above and below."""

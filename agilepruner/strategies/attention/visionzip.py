@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import torch
 
 from agilepruner.ranges import Range
-from agilepruner.strategies.base import Selection, Strategy, VisualTokens, top
+from agilepruner.strategies.base import Selection, Strategy, VisualTokens, phases_of, top
 from agilepruner.strategies.geometry import unit
 
 
@@ -33,6 +33,7 @@ class VisionZip(Strategy):
     merges: ClassVar = True
     paper: ClassVar = "2412.04467"
     equivariant: ClassVar = False
+    phases: ClassVar = ("CLS", "dominant", "contextual")
 
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         batch, n = tokens.batch, tokens.count
@@ -58,4 +59,5 @@ class VisionZip(Strategy):
             mean = joins / joins.sum(dim=2, keepdim=True).clamp_min(1)
             weights[:, -contextual:, :n] += mean
         cls = torch.full((batch, 1), n, device=tokens.device)
-        return Selection(torch.cat([cls, dominant, targets], dim=1), weights)
+        phases = phases_of([1, patches, contextual]).to(tokens.device).expand(batch, -1)
+        return Selection(torch.cat([cls, dominant, targets], dim=1), weights, phases=phases)
