@@ -55,7 +55,7 @@ def run(words: list[str]) -> int:
     text = claims_sheet.text(judged, joined)
     show(text + "\n" + claims_sheet.details(judged) if wanted else text)
     if wanted is None:
-        files = {
+        files: dict[str, str | bytes] = {
             "claims.md": claims_sheet.markdown(judged, joined),
             "claims.csv": claims_sheet.claims_csv(judged),
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_object_dtype
 
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.kept import Kept, read
@@ -56,6 +57,21 @@ def _identity(row: Row) -> dict[str, Any]:
     known = {"cell": row.id, "limit": row.identity.get("limit")}
     known["parameters"] = json.dumps(row.parameters, sort_keys=True, ensure_ascii=False)
     return {name: known[name] if name in known else getattr(row, name) for name in CELL}
+
+
+def parquet(frame: pd.DataFrame) -> bytes:
+    """A frame as Parquet; a column of several kinds of value (parameters) is text: JSON."""
+    fitting = frame.copy()
+    for name in fitting.columns:
+        known = fitting[name].dropna()
+        if (
+            is_object_dtype(fitting[name])
+            and not known.map(lambda value: isinstance(value, str)).all()
+        ):
+            texts = known.map(lambda value: json.dumps(value, ensure_ascii=False, default=str))
+            fitting[name] = texts.reindex(fitting.index)
+    found: bytes = fitting.to_parquet(index=False)
+    return found
 
 
 def documents_frame(rows: Iterable[Row], directory: Path | None = None) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The files of a report: ``table.md``, three CSV files and ``dashboard.html``.
+"""The files of a report: tables as Markdown and LaTeX, CSV files, Parquet and ``dashboard.html``.
 
 The same rows give the same bytes, whatever their order; only the CSV's timing columns (seconds) and
 the page's milliseconds differ between two runs of the same cells.
@@ -7,6 +7,7 @@ the page's milliseconds differ between two runs of the same cells.
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from agilepruner.errors import unknown
 from agilepruner.report import published
 from agilepruner.report.dashboard import page
 from agilepruner.report.dashboard.findings import Finding
+from agilepruner.report.frames import cells_frame, parquet
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
+from agilepruner.report.latex import latex
 from agilepruner.report.lines import Line, Table, build_tables
 from agilepruner.report.sheets import (
     Sheet,
@@ -76,7 +79,7 @@ class Report:
     """
 
     text: str
-    files: dict[str, str]
+    files: dict[str, str | bytes]
 
     def write(self, directory: Path) -> None:
         """Write every file, each whole or not at all.
@@ -87,7 +90,20 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         drop_temporaries(directory)
         for name, content in self.files.items():
-            write_atomically(directory / name, content)
+            if isinstance(content, str):
+                write_atomically(directory / name, content)
+            else:
+                _write_bytes(directory / name, content)
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    """The same for bytes."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def make_report(
@@ -117,9 +133,15 @@ def make_report(
         raise unknown("reference", reference, names)
     tables = build_tables(known)
     compared = [analyse(table, reference, margins) for table in tables]
-    files = {
+    files: dict[str, str | bytes] = {
         "table.md": markdown(tables, compared, name, kinds or {}),
+        "table.tex": latex(
+            sheet
+            for table, analysis in zip(tables, compared)
+            for sheet in _of_paper(table, analysis, kinds or {})
+        ),
         "cells.csv": cells_csv(tables),
+        "cells.parquet": parquet(cells_frame(row for table in tables for row in table.rows)),
         "metrics.csv": metrics_csv(tables),
         "differences.csv": differences_csv(compared),
         "dashboard.html": page(tables, compared, name, kinds or {}, findings),
@@ -151,13 +173,18 @@ def _sheets(table: Table, analysis: Analysis) -> list[Sheet | None]:
     return [difference_sheet(table, analysis), comparison_sheet(table)]
 
 
+def _of_paper(table: Table, analysis: Analysis, kinds: Kinds) -> list[Sheet]:
+    """The tables that fit a page of a paper."""
+    sheets = [main_sheet(table, True, analysis), *_sheets(table, analysis)]
+    sheets += [kinds_sheet(table, scores_by_kind(table, kinds)), cost_sheet(table)]
+    return [sheet for sheet in sheets if sheet]
+
+
 def markdown(tables: Sequence[Table], compared: Sequence[Analysis], name: str, kinds: Kinds) -> str:
     """The report as Markdown: results, differences, published numbers, kinds of image, cost."""
     parts = [f"# {name}\n"]
     for table, analysis in zip(tables, compared):
-        sheets = [main_sheet(table, True, analysis), *_sheets(table, analysis)]
-        sheets += [kinds_sheet(table, scores_by_kind(table, kinds)), cost_sheet(table)]
-        parts += [render_markdown(sheet) for sheet in sheets if sheet]
+        parts += [render_markdown(sheet) for sheet in _of_paper(table, analysis, kinds)]
     return "\n".join(parts) if tables else f"# {name}\n\nNo rows yet.\n"
 
 
