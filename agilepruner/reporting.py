@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,58 @@ from agilepruner.errors import UserError
 
 log = logging.getLogger(__name__)
 
+SETTINGS = ("results", "reference", "documents")  # of commands that write a report
 
-def report(rows: list[Any], directory: Path, name: str, reference: str | None = None) -> list[str]:
-    """Print and write a report; what could not be written."""
+
+def report(
+    rows: list[Any],
+    directory: Path,
+    name: str,
+    reference: str | None = None,
+    runs: Sequence[Path] = (),
+    documents: int | str | None = None,
+) -> list[str]:
+    """Print and write a report; what could not be written.
+
+    Args:
+        rows: cells to show.
+        directory: where the files go.
+        name: title.
+        reference: strategy that the others are held against.
+        runs: directories that the rows are from; none: ``directory``.
+        documents: how many the page shows, or ``all``; None: a sample.
+    """
+    from agilepruner.documents import OnDisk
+    from agilepruner.report.dashboard.documents import WANTED
     from agilepruner.report.dashboard.findings import findings_in
     from agilepruner.report.kinds import kinds_of
     from agilepruner.report.table import make_report
 
-    made = make_report(rows, name, kinds_of(rows), reference, findings=findings_in(directory))
+    places = list(dict.fromkeys([directory, *runs]))
+    made = make_report(
+        rows,
+        name,
+        kinds_of(rows),
+        reference,
+        findings=[finding for place in places for finding in findings_in(place)],
+        reader=OnDisk(places),
+        documents=WANTED if documents is None else documents,
+    )
     show(made.text)
     return write(made, directory)
+
+
+def documents(said: str | None) -> int | str | None:
+    """How many documents a page shows, as typed: a number or ``all``; None: not said.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if said is None or said == "all":
+        return said
+    if not said.isdecimal():
+        raise UserError(f"documents={said}, expected a number of documents to show, or all.")
+    return int(said)
 
 
 def write(made: Any, directory: Path) -> list[str]:

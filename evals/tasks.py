@@ -174,6 +174,25 @@ def load(
     Raises:
         UserError: unknown protocol, or files that are no documents of this benchmark.
     """
+    chosen, split, task = opened(benchmark, source, protocol)
+    with contained(), quiet():
+        wanted = choose(split.columns, benchmark.get("unit"), benchmark.get("strata"), limit)
+        documents = [_document(task, split, index) for index in wanted]
+    settings = task.config.generation_kwargs or {}
+    stop = settings.get("until") or []
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    tokens = settings.get("max_new_tokens")
+    return Benchmark(name, benchmark, chosen, task, split, documents, tokens, stop)
+
+
+def opened(
+    benchmark: Mapping[str, Any], source: Source, protocol: str
+) -> tuple[Mapping[str, Any], Split, Any]:
+    """The protocol's part of a benchmark, its documents as they lie, and lmms-eval's task.
+
+    Raises:
+        UserError: unknown protocol, or files that are no documents of this benchmark.
+    """
     config, chosen = task_config(benchmark, protocol)
     try:
         split = Split(source.files, source.images, source.image_of)
@@ -185,14 +204,7 @@ def load(
             f"{benchmark['label']}: {source.files[0].name} cannot be loaded "
             f"({type(error).__name__}: {line}). It needs the columns of the benchmark's data set."
         ) from error
-    with contained(), quiet():
-        wanted = choose(split.columns, benchmark.get("unit"), benchmark.get("strata"), limit)
-        documents = [_document(task, split, index) for index in wanted]
-    settings = task.config.generation_kwargs or {}
-    stop = settings.get("until") or []
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    tokens = settings.get("max_new_tokens")
-    return Benchmark(name, benchmark, chosen, task, split, documents, tokens, stop)
+    return chosen, split, task
 
 
 def _document(task: Any, split: Split, index: int) -> Document:

@@ -8,14 +8,15 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import unknown
 from agilepruner.report import published
-from agilepruner.report.dashboard import page
+from agilepruner.report.dashboard import FOLDER, HOME, document_pages, page
+from agilepruner.report.dashboard.documents import ALL, WANTED, Reader
 from agilepruner.report.dashboard.findings import Finding
 from agilepruner.report.frames import cells_frame, parquet
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
@@ -76,10 +77,12 @@ class Report:
 
     Attributes:
         text: for the terminal. files: name -> content.
+        more: writes what is too much to hold, into the directory of the files.
     """
 
     text: str
     files: dict[str, str | bytes]
+    more: Callable[[Path], None] | None = None
 
     def write(self, directory: Path) -> None:
         """Write every file, each whole or not at all.
@@ -94,6 +97,8 @@ class Report:
                 write_atomically(directory / name, content)
             else:
                 _write_bytes(directory / name, content)
+        if self.more is not None:
+            self.more(directory)
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
@@ -113,6 +118,8 @@ def make_report(
     reference: str | None = None,
     margins: Margins = MARGINS,
     findings: Sequence[Finding] = (),
+    reader: Reader | None = None,
+    documents: int | str = WANTED,
 ) -> Report:
     """Every file of the report, and the text for the terminal.
 
@@ -123,6 +130,8 @@ def make_report(
         reference: strategy that the others are held against, or ``best``; see ``analyse``.
         margins: within which lines are equivalent.
         findings: analyses and claims that the page shows.
+        reader: of documents, see ``dashboard.documents``; None: the page shows none.
+        documents: on the page at most; ``all``: as many, and pages of all beside it.
 
     Raises:
         UserError: no row is of that strategy.
@@ -133,6 +142,7 @@ def make_report(
         raise unknown("reference", reference, names)
     tables = build_tables(known)
     compared = [analyse(table, reference, margins) for table in tables]
+    wanted = documents if isinstance(documents, int) else WANTED
     files: dict[str, str | bytes] = {
         "table.md": markdown(tables, compared, name, kinds or {}),
         "table.tex": latex(
@@ -144,9 +154,23 @@ def make_report(
         "cells.parquet": parquet(cells_frame(row for table in tables for row in table.rows)),
         "metrics.csv": metrics_csv(tables),
         "differences.csv": differences_csv(compared),
-        "dashboard.html": page(tables, compared, name, kinds or {}, findings),
+        HOME: page(tables, compared, name, kinds or {}, findings, reader, wanted),
     }
-    return Report(text(tables, compared, name), files)
+    found = Report(text(tables, compared, name), files)
+    if documents != ALL or reader is None:
+        return found
+    known_reader = reader
+
+    def all_documents(directory: Path) -> None:
+        (directory / FOLDER).mkdir(exist_ok=True)
+        there = []
+        for said, content in document_pages(tables, compared, name, known_reader):
+            write_atomically(directory / FOLDER / said["file"], content)
+            there.append({**said, "file": f"{FOLDER}/{said['file']}"})
+        more = page(tables, compared, name, kinds or {}, findings, reader, wanted, there)
+        write_atomically(directory / HOME, more)
+
+    return replace(found, more=all_documents)
 
 
 def write_report(

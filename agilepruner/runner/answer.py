@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +24,7 @@ import torch
 
 from agilepruner.complexity import attention_entropy, effective_rank_small
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
+from agilepruner.runner.attention import Attention, quantised
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.kept import recorded, with_stages
@@ -120,6 +121,7 @@ class Answering:
         header: what a journal says of the model besides the cell, see ``score``.
         on_progress: called with the number of finished (document, cell) pairs.
         seconds: where the time went.
+        attention: where to leave that of each image for the pages; None: nowhere.
     """
 
     adapter: Adapter
@@ -130,6 +132,7 @@ class Answering:
     header: Callable[[Cell], dict[str, Any]]
     on_progress: Callable[[int], Any] = lambda count: None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    attention: Attention | None = None
     _in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _ids: dict[int, list[int]] = field(default_factory=dict)
     _open: dict[int, int] = field(default_factory=dict)  # document -> cells still to answer it
@@ -303,6 +306,7 @@ class Answering:
                 log.debug("encoding failed", exc_info=True)
             # Outside the except block: what the failed pass held is free by now.
             if not problem:
+                self._leave({d[0].image_key: t for (d, *_), t in zip(part, tokens)})
                 for (documents, image, note), t in zip(part, tokens):
                     picture = Picture(t, documents, 0.0, {}, note)
                     picture.offered, picture.tiles = self.adapter.offered(t), self.adapter.tiles(t)
@@ -321,6 +325,21 @@ class Answering:
             else:
                 self._fail_all(part[0][0], f"encoding failed: {problem}")
         return done
+
+    def _leave(self, seen: Mapping[str, VisualTokens]) -> None:
+        """Leave the attention of images that no earlier run left."""
+        if self.attention is None:
+            return
+        wanted = self.attention.wanted(seen)
+        levels = {
+            key: quantised(tokens.attention.float().mean(dim=1).cpu().numpy())
+            for key, tokens in seen.items()
+            if key in wanted and tokens.attention is not None
+        }
+        if levels:
+            started = time.perf_counter()
+            self.attention.add(levels)
+            self.seconds["journal"] += time.perf_counter() - started
 
     def _measure(self, pictures: list[Picture]) -> tuple[list[Picture], list[Failure]]:
         """Complexity of images of one grid; those that have it, and what failed."""

@@ -9,9 +9,10 @@ import json
 import logging
 import math
 import os
+import re
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,29 @@ class Journal:
             finally:
                 os.close(self._file)
                 self._file = None
+
+
+def picked(
+    directory: Path, cell: str, documents: Collection[int]
+) -> tuple[dict[str, Any] | None, dict[int, Entry]]:
+    """Header and some entries of a cell; the lines of other documents are not even parsed.
+
+    Args:
+        directory: the cell's folder.
+        cell: its id.
+        documents: whose entries are wanted.
+    """
+    wanted, journal = set(documents), Journal(directory, cell)
+    for path in sorted(directory.glob("journal.*.jsonl")):
+        with open(path, "rb") as file:
+            for line in file:
+                number = DOCUMENT.match(line)
+                if line.endswith(b"\n") and (number is None or int(number[1]) in wanted):
+                    journal._take(line[:-1])
+    return journal.header, journal.entries
+
+
+DOCUMENT = re.compile(rb'\{"doc":(\d+)[,}]')  # how a line begins, see ``_plain``
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

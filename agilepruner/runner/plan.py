@@ -265,7 +265,10 @@ def parts_of(config: Mapping[str, Any], benchmark: str, commit: str | None = Non
 
 
 def source_of(
-    config: Mapping[str, Any], benchmark: str, known: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    benchmark: str,
+    known: Mapping[str, Any] | None = None,
+    fetch: bool = True,
 ) -> Any:
     """Files of a benchmark's documents.
 
@@ -273,6 +276,7 @@ def source_of(
         config: the composed config.
         benchmark: whose.
         known: ``documents`` of an identity: of a hub data set its commit is taken.
+        fetch: download what is missing.
 
     Raises:
         UserError: they cannot be had.
@@ -281,7 +285,7 @@ def source_of(
     if config["suite"]["kind"] == "hub":
         recorded = (known or {}).get("hub")
         parts = parts_of(config, benchmark, recorded[0][1] if recorded else None)
-    return _source(config, benchmark, parts, True)
+    return _source(config, benchmark, parts, fetch)
 
 
 def _source(

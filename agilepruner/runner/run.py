@@ -23,6 +23,7 @@ from agilepruner.errors import UserError
 from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
 from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
+from agilepruner.runner.attention import Attention
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
 from agilepruner.runner.journal import Journal
@@ -266,6 +267,7 @@ class _Work:
             lambda cell: header(config, cell, adapter),
             on_progress,
             self.spent,
+            Attention(self.run.directory, images_name(cells[0].identity), self.claims.writer),
         )
         answering.refresh()
         for cell in cells:  # a journal whose header was damaged has its answers still
@@ -449,6 +451,16 @@ def _answered_at(folder: Path) -> float:
     return max((path.stat().st_mtime for path in folder.glob("journal.*.jsonl")), default=0.0)
 
 
+def images_name(cell: Mapping[str, Any]) -> str:
+    """What the images of a cell are filed under: its benchmark, its documents and its model.
+
+    Args:
+        cell: its identity.
+    """
+    parts = {key: cell.get(key) for key in ("documents", "model")}
+    return f"{cell['benchmark']}-{identity.digest(parts)}"
+
+
 def context(row: Row) -> str:
     """What rows of one table must have in common besides their names: model and number of units."""
     return identity.digest([row.identity.get("model"), row.identity.get("limit")])
@@ -483,7 +495,7 @@ def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
     said = journal.header or {}
     known, config = said["identity"], said["config"]
     (name,) = config["benchmark"]
-    config = {**config, "suite": _suite(config["suite"])}
+    config = {**config, "suite": suite_here(config["suite"])}
     config = {**config, "benchmark": {name: _as_configured_today(config, name, known)}}
     cell = Cell(
         *(said["strategy_name"], strategy_of(known["strategy"]), known["budget"], name),
@@ -507,7 +519,25 @@ def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
     return score_cell(config, cell, benchmark, journal, folder)
 
 
-def _suite(suite: Mapping[str, Any]) -> Mapping[str, Any]:
+def local_source(config: Mapping[str, Any], benchmark: str, known: Mapping[str, Any]) -> Any:
+    """Files of a benchmark's documents that are on this machine; no byte of them is hashed.
+
+    Args:
+        config: a journal's, with the suite of this machine.
+        benchmark: whose.
+        known: ``documents`` of the cell's identity.
+
+    Raises:
+        UserError: they are not here.
+    """
+    from evals.sources import Source, suite_file
+
+    if config["suite"]["kind"] == "hub":
+        return source_of(config, benchmark, known, fetch=False)
+    return Source((suite_file(config["suite"], benchmark),), (), ("", ""), {})
+
+
+def suite_here(suite: Mapping[str, Any]) -> Mapping[str, Any]:
     """The suite of a journal; one of ours that was written elsewhere is where ours is here."""
     path = CONFIGS / "suite" / f"{suite['name']}.yaml"
     if suite["kind"] != "directory" or Path(suite["directory"]).is_dir() or not path.is_file():

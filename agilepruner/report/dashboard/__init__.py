@@ -11,13 +11,14 @@ Why no charting library: Vega-Lite's bundle is 898 kB a page and comes with a wh
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agilepruner.report.dashboard.charts import budget_sections, pareto_sections, plain
+from agilepruner.report.dashboard.documents import ROOM, WANTED, Drawn, Reader, draw, sample
 from agilepruner.report.dashboard.findings import Finding
-from agilepruner.report.dashboard.grid import grid_data, marks_of
+from agilepruner.report.dashboard.grid import Marks, grid_data, marks_of
 from agilepruner.report.dashboard.results import table_data
 from agilepruner.report.kinds import Kinds, scores_by_kind
 from agilepruner.report.lines import Table, build_tables
@@ -25,6 +26,10 @@ from agilepruner.report.statistics import Analysis, analyse
 from agilepruner.report.styles import styles
 from agilepruner.runner.rows import Row
 
+HOME = "dashboard.html"
+FOLDER = "documents"  # of the pages of all documents
+ON_A_PAGE = 200  # documents
+MOST_SUSPECTS = 1000  # documents that nobody gets whose answers are compared, per benchmark
 HERE = Path(__file__).parent
 SCRIPTS = ("core.js", "charts.js", "views.js", "documents.js", "main.js")
 # What would end or change the script that the data stands in.
@@ -50,6 +55,9 @@ def page(
     name: str,
     kinds: Kinds,
     findings: Sequence[Finding] = (),
+    reader: Reader | None = None,
+    wanted: int = WANTED,
+    folder: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The page from tables and analyses that are already there.
 
@@ -59,28 +67,95 @@ def page(
         name: title of the page.
         kinds: (benchmark, document index) -> kind of image.
         findings: analyses and claims to show.
+        reader: of documents; None: the page shows none.
+        wanted: documents at most; 0: none.
+        folder: the pages of all documents, see ``document_pages``.
     """
     style = styles(line.strategy for table in tables for line in table.lines)
-    drawn = [_table(table, one, kinds, style) for table, one in zip(tables, compared)]
+    data = []
+    drawn = Drawn()
+    room = ROOM
+    for number, (table, one) in enumerate(zip(tables, compared)):
+        marks = marks_of(table)
+        if reader and wanted:
+            chosen = sample(marks, _base(table), wanted // len(tables) or 1)
+            room -= draw(number, table, marks, chosen, reader, drawn, room)
+        data.append(
+            {
+                **table_data(table, one, style),
+                "curves": plain(budget_sections(table, scores_by_kind(table, kinds))),
+                "pareto": plain(pareto_sections(table)),
+                "grids": [grid_data(m, _answers(table, m, reader)) for m in marks],
+            }
+        )
+    about = (
+        "A sample: of every line some answers that flipped against vanilla, and some of all others."
+    )
     return assembled(
         {
             "name": name,
-            "tables": drawn,
-            "documents": None,
+            "tables": data,
+            "documents": drawn.plain(about) if drawn.items else None,
+            "pages": list(folder),
+            "home": "",
             "findings": [finding.plain() for finding in findings],
         }
     )
 
 
-def _table(
-    table: Table, analysis: Analysis, kinds: Kinds, style: Mapping[str, tuple[str, str]]
-) -> dict[str, Any]:
+def _base(table: Table) -> int | None:
+    return None if table.vanilla is None else table.lines.index(table.vanilla)
+
+
+def _answers(table: Table, marks: Marks, reader: Reader | None) -> dict[int, dict[int, str]] | None:
+    """What every line says of the units that nobody gets."""
+    if reader is None:
+        return None
+    nobody = [d for d, share in zip(marks.documents, marks.share) if share == 0]
     return {
-        **table_data(table, analysis, style),
-        "curves": plain(budget_sections(table, scores_by_kind(table, kinds))),
-        "pareto": plain(pareto_sections(table)),
-        "grids": [grid_data(marks) for marks in marks_of(table)],
+        i: {
+            document: said.entry.answer or ""
+            for document, said in reader.said(
+                table.lines[i].rows[marks.benchmark][0], nobody[:MOST_SUSPECTS]
+            ).items()
+        }
+        for i in marks.lines
     }
+
+
+def document_pages(
+    tables: Sequence[Table], compared: Sequence[Analysis], name: str, reader: Reader
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Pages of all documents, one after the other: what it is, and the page.
+
+    Yields:
+        ``table`` (its number), ``benchmark``, ``file``, ``first`` and ``last`` document; the HTML.
+    """
+    style = styles(line.strategy for table in tables for line in table.lines)
+    for number, (table, one) in enumerate(zip(tables, compared)):
+        for b, marks in enumerate(every := marks_of(table)):
+            for start in range(0, len(marks.documents), ON_A_PAGE):
+                units = range(start, min(start + ON_A_PAGE, len(marks.documents)))
+                drawn = Drawn()
+                draw(number, table, every, [(b, u) for u in units], reader, drawn, None)
+                first, last = (marks.documents[u] for u in (units[0], units[-1]))
+                about = f"{marks.label}, documents {first} to {last}."
+                file = f"{marks.benchmark}-{number}-{first}.html"
+                said = {"table": number, "benchmark": marks.benchmark, "file": file}
+                only = {
+                    **table_data(table, one, style, references=False),
+                    **{"curves": [], "pareto": [], "grids": [grid_data(marks)]},
+                }
+                data = {
+                    "name": name,
+                    # A page has one table; its number in an address is that on the main page.
+                    "tables": [{"name": t.name} if t is not table else only for t in tables],
+                    "documents": drawn.plain(about),
+                    "pages": [],
+                    "home": f"../{HOME}",
+                    "findings": [],
+                }
+                yield {**said, "first": first, "last": last}, assembled(data)
 
 
 def assembled(data: Mapping[str, Any]) -> str:

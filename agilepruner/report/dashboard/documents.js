@@ -1,9 +1,8 @@
 /* Documents: what was kept, what was answered, for two lines side by side. */
-const table0 = () => +state.table || 0;
 const byKey = (key) => current().lines.findIndex((line) => line.key === key);
 function sides() {
   const lines = current().lines, plain = lines.findIndex((line) => line.vanilla);
-  const known = new Set(DATA.documents.items.filter((item) => item.table === table0())
+  const known = new Set(DATA.documents.items.filter((item) => item.table === tableNumber())
     .flatMap((item) => Object.keys(item.lines).map(Number)));
   const first = [...known].sort((x, y) => x - y);
   const fallback = lines.findIndex((line, i) => known.has(i) && line.strategy === current().reference);
@@ -45,7 +44,7 @@ function filtered() {
   const [a, b] = sides(), words = state.text.trim().toLowerCase();
   const [, fits] = FLIPS[state.flip] || FLIPS.all, [, rank] = SORTS[state.sort] || SORTS.document;
   const found = DATA.documents.items.filter((item) => {
-    if (item.table !== table0() || !item.lines[a] || !item.lines[b]) return false;
+    if (item.table !== tableNumber() || !item.lines[a] || !item.lines[b]) return false;
     if (state.benchmark && item.benchmark !== state.benchmark) return false;
     if (state.kind && item.kind !== state.kind) return false;
     if (state.hard && !hard(item, b)) return false;
@@ -60,7 +59,7 @@ function filtered() {
 const nameOf = (item) => `${item.benchmark}.${item.document}`;
 function documentBar() {
   const table = current(), [a, b] = sides();
-  const own = DATA.documents.items.filter((item) => item.table === table0());
+  const own = DATA.documents.items.filter((item) => item.table === tableNumber());
   const benchmarks = grids().filter((one) => own.some((item) => item.benchmark === one.benchmark));
   const kinds = [...new Set(own.map((item) => item.kind))].filter(Boolean).sort();
   const lines = table.lines.map((line, i) => [line.key, lineName(line),
@@ -86,7 +85,9 @@ function documentBar() {
       ? choice("subset", "hard", [["", "all"], ["1", "hard: vanilla right, uniform grid wrong"]],
         {doc: ""}) : null,
     choice("sort", "sort", Object.entries(SORTS).map(([key, [text]]) => [key, text])),
-    choice("draw", "overlay", OVERLAYS.map((one) => [one, one])), search);
+    choice("draw", "overlay", OVERLAYS.map((one) => [one, one])),
+    own.some((item) => item.tiles > 1) ? choice("tiles", "tiles", [["", "detail"], ["overview", "overview"]])
+      : null, search);
 }
 function swap() {
   const {a, b} = state;
@@ -108,11 +109,15 @@ function documentsView() {
     item.asked.map(([q]) => q).join(" | "), item.asked.map(([, refs]) => refs.join("; ")).join(" | "),
     ...[a, b].flatMap((line) => [item.lines[line].answers.join(" | "), item.lines[line].score])]);
   const said = `${found.length} of ${DATA.documents.items.filter((item) =>
-    item.table === table0()).length} documents on this page. `;
+    item.table === tableNumber()).length} documents on this page. `;
   return [bar, section("Documents", said + DATA.documents.about
     + " Keys: j or → next, k or ← previous, s swaps A and B, o what is drawn, / text.",
   csv("documents", ["benchmark", "document", "kind", "erank", "entropy", "question", "references",
     ...["A", "B"].flatMap((side) => [`answer ${side}`, `score ${side}`])], rows),
+  DATA.pages.length ? node("p", {}, "All documents: ", DATA.pages.filter((one) =>
+    one.table === tableNumber() && (!state.benchmark || one.benchmark === state.benchmark))
+    .flatMap((one) => [node("a", {href: one.file + address({benchmark: one.benchmark, doc: ""})},
+      `${one.benchmark} ${one.first}–${one.last}`), " "])) : null,
   found.length ? node("div", {class: "documents"}, list, detail(found[at], a, b))
     : node("p", {}, "No document on this page fits. Choose fewer filters, or write more documents: "
       + "agilepruner report NAME --documents=all."))];
@@ -141,15 +146,15 @@ function seen(item, index, side) {
     node("p", {class: right ? "right" : "wrong"}, `${right ? "✓ right" : "✗ wrong"}`,
       said.score > 0 && said.score < 1 ? ` (${fixed(said.score, 2)} of 1)` : ""),
     node("dl", {}, Object.entries({
-      "visual tokens": said.visual === null ? "" : String(said.visual),
-      "erank of the kept": said.erank === null ? "" : fixed(said.erank, 1),
+      "visual tokens": said.layers || (said.visual === undefined ? "" : String(said.visual)),
+      "erank of the kept": said.erank === undefined ? "" : fixed(said.erank, 1),
       "FLOPs": said.flops || "",
     }).filter(([, value]) => value).flatMap(([key, value]) => [node("dt", {}, key), node("dd", {}, value)])));
 }
 /* The picture: every tile's grid where it lies on the image. */
 function picture(item, kept, name) {
   const image = DATA.documents.images[item.image];
-  const [width, height] = image ? image.size : [24, 24];
+  const [width, height] = image ? image.size : [336, 336];
   const boxes = item.boxes || [[0, 0, 1, 1]], [rows, columns] = item.grid || [0, 0];
   const drawing = state.overlay, count = rows * columns;
   const x0 = Math.min(0, ...boxes.map((box) => box[0])), y0 = Math.min(0, ...boxes.map((box) => box[1]));
@@ -162,36 +167,50 @@ function picture(item, kept, name) {
     : [0];
   const attention = item.attention && drawing.includes("attention") ? bytes(item.attention) : null;
   const levels = Array.from({length: 8}, () => "");
-  let dropped = "";
+  let dropped = "", merged = "";
+  const groups = new Map();
   const outlines = new Map();
   for (const tile of tiles) {
-    const [left, top, right, bottom] = boxes[tile] || boxes[0];
+    if (!boxes[tile]) continue;
+    const [left, top, right, bottom] = boxes[tile];
     const w = (right - left) * width / columns, h = (bottom - top) * height / rows;
     for (let i = 0; i < count; i++) {
       const x = left * width + (i % columns) * w, y = top * height + Math.floor(i / columns) * h;
       const square = `M${x.toFixed(2)},${y.toFixed(2)}h${w.toFixed(2)}v${h.toFixed(2)}h${(-w).toFixed(2)}z`;
       if (attention) levels[attention[tile * count + i] >> 5] += square;
       if (!kept || !drawing.includes("kept")) continue;
-      const phase = kept.get(tile * count + i);
-      if (phase === undefined) dropped += square;
-      else outlines.set(phase, (outlines.get(phase) || "") + square);
+      const phase = kept.get(tile * count + i), into = kept.joined?.[tile * count + i];
+      if (phase !== undefined) outlines.set(phase, (outlines.get(phase) || "") + square);
+      else if (into) merged += square;
+      else dropped += square;
+      if (into) groups.set(into, (groups.get(into) || "") + square);
     }
   }
   levels.forEach((d, i) => {
     if (d) svg.append(node("path", {d, fill: "#ff7f0e", "fill-opacity": (i / 7 * 0.75).toFixed(2)}));
   });
   if (dropped) svg.append(node("path", {class: "dropped", d: dropped, fill: "#000", "fill-opacity": 0.72}));
+  if (merged) svg.append(node("path", {class: "merged", d: merged, fill: "#000", "fill-opacity": 0.4}));
   for (const [phase, d] of outlines) {
     svg.append(node("path", {class: "kept", d, fill: "none", stroke: phaseColour(phase),
       "stroke-width": Math.max(0.6, Math.min(width, height) / 260)}));
+  }
+  if (groups.size) {
+    const group = node("path", {class: "group", fill: "#F0E442", "fill-opacity": 0.45, d: ""});
+    svg.append(group, ...[...groups.values()].map((d) => node("path", {d, fill: "transparent",
+      onpointerenter: () => group.setAttribute("d", d), onpointerleave: () => group.setAttribute("d", "")})));
   }
   return svg;
 }
 const PHASE_COLOURS = ["#ffffff", "#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#009E73"];
 const phaseColour = (phase) => PHASE_COLOURS[phase % PHASE_COLOURS.length];
 function phases(kept) {
+  if (kept?.joined) {
+    return node("p", {class: "phases"}, "Grey: merged into a token; point at it to see which patches "
+      + "that token stands for.");
+  }
   if (!kept || kept.names.length < 1) return null;
-  const counts = kept.names.map((name, i) => [name, i + 1, [...kept.values()].filter((p) => p === i + 1).length]);
+  const counts = kept.names.map((name, i) => [name, i, [...kept.values()].filter((p) => p === i).length]);
   return node("p", {class: "phases"}, counts.map(([name, i, count]) =>
     node("span", {}, node("i", {style: `border-color: ${phaseColour(i)}; background: ${phaseColour(i)}`}),
       `${name}: ${count}`)));
@@ -199,7 +218,7 @@ function phases(kept) {
 function bytes(text) {
   return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 }
-/* Token of the grid -> phase (0 where the strategy has none); a phase per token kept, in base 36. */
+/* Token of the grid -> phase (0 where the strategy has none); a digit per kept token, in base 36. */
 function unpack(item, said) {
   if (!said.kept) return null;
   const found = new Map(), bits = bytes(said.kept);
@@ -211,6 +230,10 @@ function unpack(item, said) {
     }
   }
   found.names = said.phases ? DATA.documents.phases[said.names] : [];
+  if (said.joined) {
+    const raw = bytes(said.joined), total = item.tiles * item.grid[0] * item.grid[1];
+    found.joined = raw.length === total ? raw : new Uint16Array(raw.buffer);
+  }
   return found;
 }
 document.addEventListener("keydown", (event) => {

@@ -1,7 +1,7 @@
 /* The page: which view, what is chosen for all of them. */
 const VIEWS = {
-  results: ["Results", resultsView, () => true],
-  costs: ["Costs", costsView, () => true],
+  results: ["Results", resultsView, () => !DATA.home],
+  costs: ["Costs", costsView, () => current().pareto.length > 0],
   map: ["Documents × strategies", mapView, () => current().grids.length > 0],
   documents: ["Documents", documentsView, () => DATA.documents !== null],
   analyses: ["Analyses and claims", analysesView, () => DATA.findings.length > 0],
@@ -10,7 +10,7 @@ function bar() {
   const table = current(), first = new Map();
   for (const line of table.lines) if (!first.has(line.strategy)) first.set(line.strategy, line);
   const names = [...first.keys()].filter((name) => !first.get(name).vanilla);
-  const chips = state.view === "documents" || state.view === "analyses" ? [] : names.map((name) => {
+  const chips = DATA.home || state.view === "documents" || state.view === "analyses" ? [] : names.map((name) => {
     const line = first.get(name), off = hiddenNames();
     return node("button", {class: "chip", "aria-pressed": String(!off.has(name)), onclick: () => {
       off.has(name) ? off.delete(name) : off.add(name);
@@ -23,7 +23,7 @@ function bar() {
   }
   const references = Object.entries(table.references).map(([name, {label}]) => [name, label]);
   $("bar").replaceChildren(...[
-    DATA.tables.length > 1 ? choice("table", "table", DATA.tables.map((one, i) => [String(i), one.name]),
+    DATA.tables.length > 1 && !DATA.home ? choice("table", "table", DATA.tables.map((one, i) => [String(i), one.name]),
       {hide: "", ref: "", a: "", b: "", doc: "", benchmark: ""}) : null,
     state.view === "results" && references.length ? choice("reference", "ref", references.map(
       ([name, label]) => [name === table.reference ? "" : name, label])) : null,
@@ -53,8 +53,9 @@ function moved() {
     ? " · unanchored: vanilla misses its published numbers" : "");
   $("about").className = table.unanchored ? "warn" : "";
   const there = Object.entries(VIEWS).filter(([, [, , has]]) => has());
-  const view = there.some(([name]) => name === state.view) ? state.view : "results";
-  $("views").replaceChildren(...there.map(([name, [title]]) => link({view: name},
+  const view = there.some(([name]) => name === state.view) ? state.view : there[0][0];
+  $("views").replaceChildren(...DATA.home ? [node("a", {href: DATA.home + location.hash}, "← the table")]
+    : [], ...there.map(([name, [title]]) => link({view: name},
     name === view ? {"aria-current": "page"} : {}, title)));
   bar();
   const list = document.querySelector(".list")?.scrollTop;

@@ -13,9 +13,19 @@ DECIMALS = 4  # of a difference, on the page
 
 
 def table_data(
-    table: Table, analysis: Analysis, style: Mapping[str, tuple[str, str]]
+    table: Table,
+    analysis: Analysis,
+    style: Mapping[str, tuple[str, str]],
+    references: bool = True,
 ) -> dict[str, Any]:
-    """The table as plain data: what the page prints, and what its tooltips say."""
+    """The table as plain data: what the page prints, and what its tooltips say.
+
+    Args:
+        table: which.
+        analysis: of it.
+        style: colour and marker of each strategy.
+        references: with the differences to every line that can be one.
+    """
     columns = columns_of(table)
     position = {id(line): i for i, line in enumerate(table.lines)}
     sheet = main_sheet(table, True, analysis)
@@ -40,7 +50,7 @@ def table_data(
         ],
         "lines": lines,
         "reference": analysis.reference,
-        "references": _references(table, analysis, columns),
+        "references": _references(table, analysis, columns) if references else {},
         "verdicts": list(VERDICTS),
     }
 

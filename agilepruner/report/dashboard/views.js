@@ -1,5 +1,8 @@
 /* Results, costs, documents x strategies, analyses: one function each. */
-const current = () => DATA.tables[+state.table] || DATA.tables[0];
+/* The chosen table; a page of documents holds one, and the names of the others. */
+const tableNumber = () => DATA.tables[+state.table]?.lines ? +state.table
+  : DATA.tables.findIndex((one) => one.lines);
+const current = () => DATA.tables[tableNumber()];
 const hiddenNames = () => new Set(state.hide ? state.hide.split("~") : []);
 const hidden = (line) => hiddenNames().has(line.strategy);
 const reference = () => state.ref in current().references ? state.ref : current().reference;
@@ -118,17 +121,26 @@ function mapView() {
 }
 function items(grid, title, words, list) {
   return node("div", {}, node("h3", {}, title), node("p", {}, words), node("ul", {},
-    list.map(([document_, more]) => node("li", {}, sampled(grid.benchmark, document_)
-      ? link({view: "documents", benchmark: grid.benchmark, doc: `${grid.benchmark}.${document_}`,
-        flip: "all", kind: "", hard: "", text: ""}, {}, `document ${document_}`)
-      : `document ${document_}`, more))));
+    list.map(([document_, more]) => {
+      const there = way(grid.benchmark, document_);
+      const text = `document ${document_}`;
+      return node("li", {}, there ? node("a", {href: there}, text) : text, more);
+    })));
+}
+/* Where a document is drawn: on this page, or on one of the pages of all documents; "": nowhere. */
+function way(benchmark, document_, more = {}) {
+  const there = address({view: "documents", benchmark, doc: `${benchmark}.${document_}`,
+    flip: "all", kind: "", hard: "", text: "", ...more});
+  if (sampled(benchmark, document_)) return there;
+  const other = DATA.pages.find((one) => one.table === tableNumber() && one.benchmark === benchmark
+    && one.first <= document_ && document_ <= one.last);
+  return other ? other.file + there : "";
 }
 const sampled = (benchmark, document_) => Boolean(DATA.documents?.items.some((item) =>
-  item.table === (+state.table || 0) && item.benchmark === benchmark && item.document === document_));
+  item.table === tableNumber() && item.benchmark === benchmark && item.document === document_));
 function open(grid, document_, line) {
-  if (!sampled(grid.benchmark, document_)) return;
-  go({view: "documents", benchmark: grid.benchmark, doc: `${grid.benchmark}.${document_}`,
-    b: line.vanilla ? state.b : line.key, flip: "all", kind: "", hard: "", text: ""});
+  const there = way(grid.benchmark, document_, line.vanilla ? {} : {b: line.key});
+  if (there) location.href = there;
 }
 
 /* Analyses and claims, as they lie beside the page */
