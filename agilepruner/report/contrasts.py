@@ -12,7 +12,7 @@ import pandas as pd
 
 from agilepruner.report.lines import Aggregate
 from agilepruner.report.sheets import signed
-from agilepruner.report.statistics import Estimate, LeftOut, leave_one_out, paired
+from agilepruner.report.statistics import Estimate, LeftOut, average_of, leave_one_out, paired
 
 MEAN = Aggregate()
 SCALE = 100.0
@@ -42,6 +42,30 @@ def estimate(number: LeftOut, scale: float = SCALE) -> Estimate:
 def difference(frame: pd.DataFrame, first: str, second: str) -> Estimate:
     """Mean of one column minus another's, on the same documents, in percent."""
     return paired(left_out(MEAN, frame, [first]), left_out(MEAN, frame, [second]), SCALE)
+
+
+def wide(documents: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Scores side by side: a line per benchmark and document, a column per line of a table.
+
+    Args:
+        documents: of ``report.frames``.
+        by: columns whose values, joined by ``@``, name a line: ``["strategy", "budget"]``.
+
+    Returns:
+        columns ``benchmark, benchmark_label, document, image`` and one per line; documents that
+        every line has answered.
+    """
+    names = documents[list(by)].astype(str).agg("@".join, axis=1)
+    about = ["benchmark", "benchmark_label", "document", "image"]
+    named = documents.assign(line=names)
+    table = named.pivot_table(index=about, columns="line", values="score", sort=False)
+    return table.dropna().reset_index()
+
+
+def over_benchmarks(scores: pd.DataFrame, first: str, second: str) -> Estimate:
+    """Mean over benchmarks of the mean difference of two columns of ``wide``, in percent."""
+    groups = [group for _, group in scores.groupby("benchmark", sort=False)]
+    return average_of([difference(group, first, second) for group in groups])
 
 
 def minus(first: Estimate, second: Estimate) -> Estimate:

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
 from agilepruner.errors import UserError
 from agilepruner.report import published
-from agilepruner.report.figures import drawn
+from agilepruner.report.figures import STYLE, drawn
 from agilepruner.report.frames import cells_frame, documents_frame
 from agilepruner.report.sheets import Sheet, render_markdown
 from agilepruner.runner.rows import Row
@@ -71,9 +72,10 @@ def analyse(function: str, rows: Iterable[Row], directory: Path) -> Finding:
     if failed:
         raise UserError(f"{len(failed)} of the {len(known)} cells that it needs have failed.")
     module, _, name = function.rpartition(".")
-    found: Finding = getattr(importlib.import_module(module), name)(
-        cells_frame(known), documents_frame(known, directory)
-    )
+    with matplotlib.rc_context(STYLE):
+        found: Finding = getattr(importlib.import_module(module), name)(
+            cells_frame(known), documents_frame(known, directory)
+        )
     if any(row.synthetic for row in known):
         found.sheet.notes.append(SYNTHETIC)
     return found

@@ -1,0 +1,46 @@
+"""Analyses of the paper's study find in made-up frames what was put there, and no more."""
+
+import pandas as pd
+import pytest
+
+from agilepruner.errors import UserError
+from agilepruner.report.analyses.enhancement import enhancement
+
+
+def answered(lines, images=200):
+    """A cells and a documents frame: one binary score per image and line.
+
+    Args:
+        lines: (strategy, budget) -> the share of images answered right, the same first ones.
+        images: how many.
+    """
+    records = [
+        {
+            **{"strategy": strategy, "budget": budget, "label": strategy, "parameters": "{}"},
+            **{"benchmark": "gqa", "benchmark_label": "GQA", "document": i, "image": str(i)},
+            "score": float(i < share * images),
+        }
+        for (strategy, budget), share in lines.items()
+        for i in range(images)
+    ]
+    documents = pd.DataFrame(records)
+    return documents.drop_duplicates(["strategy", "budget"]), documents
+
+
+def test_a_guided_share_is_told_from_a_fixed_one_where_it_is_better():
+    lines = {("vispruner", 64): 0.5, ("vispruner_erank", 64): 0.7, ("vispruner_inverse", 64): 0.5}
+    finding = enhancement(*answered(lines))
+    whole = finding.data[finding.data["benchmark"] == "mean"].set_index("variant")
+    assert whole.loc["erank", "difference"] == pytest.approx(20)
+    assert list(whole.loc[["erank", "inverse"], "verdict"]) == ["better", "cannot tell"]
+    (said,) = [note for note in finding.sheet.notes if note.startswith("Here, at 64")]
+    assert "VisPruner + erank: better" in said
+    assert any("VisPruner" in line[0] for line in dict(finding.sheet.sections)[PUBLISHED])
+
+
+PUBLISHED = "Published, LLaVA-1.5-7B at 64 tokens (mean: of percent of vanilla)"
+
+
+def test_an_enhancement_needs_its_base():
+    with pytest.raises(UserError, match="bat_erank"):
+        enhancement(*answered({("bat_erank", 64): 0.5}))
