@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agilepruner import commands
 from agilepruner.errors import NotFinished, UserError
-from agilepruner.overrides import ONE_EACH, explain
+from agilepruner.overrides import explain, one_choice_each
 from agilepruner.places import CONFIGS, project
 from agilepruner.ranks import first
 from agilepruner.reporting import report, show, table_of, together
@@ -88,7 +87,7 @@ def _run(config: DictConfig) -> None:
     from agilepruner.runner.plan import identify, plan
     from agilepruner.runner.run import execute
 
-    _one_choice_each(HydraConfig.get().overrides.task)
+    one_choice_each(HydraConfig.get().overrides.task)
     planned = plan(config)
     if planned.config["dry_run"]:
         from agilepruner.dry_run import describe
@@ -169,15 +168,6 @@ def _log(planned: Any, rows: list[Any]) -> None:
         log_rows(rows, settings["project"], settings["group"], settings["mode"], planned.directory)
 
 
-def _one_choice_each(overrides: Sequence[str]) -> None:
-    """Refuse a list of models (suites, tables, analyses, loggers): Hydra would mix settings."""
-    for key, _, value in (override.partition("=") for override in overrides):
-        if key in ONE_EACH and value.startswith("["):
-            raise UserError(
-                f"{key}={value}, expected one name: sweep over several with -m {key}={value[1:-1]}."
-            )
-
-
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:
     """A sweep's jobs fill one table: this job's rows and the finished ones beside them."""
     from agilepruner.runner.run import context, rows_in
@@ -235,7 +225,7 @@ def _report_sweep(config: DictConfig) -> None:
     from agilepruner.runner.run import rows_in
 
     directory = Path(str(config.results)) / str(config.name)
-    rows = rows_in(directory)
+    rows = together(rows_in(directory))
     for problem in report(rows, directory, str(config.name), config.reference) if rows else []:
         log.error("%s", problem)
 

@@ -231,6 +231,9 @@ class Config(TypedDict):
     anchor: Literal["stop", "warn"]
     analysis: Annotated[Function | None, "of report/analyses, as analysis=complexity sets it"]
     dry_run: bool
+    throughput: Annotated[
+        Annotated[float, Range(1e-6, 1e9)] | None, "TFLOP/s, for the hours of a dry run"
+    ]
     name: Name
     results: Place
     images_per_window: Annotated[int, Range(1, 10_000), "images answered together"]

@@ -1,24 +1,26 @@
 """Check the environment and say how to fix what is wrong: ``agilepruner doctor``.
 
-Nothing is downloaded and no network is used. Exit status 1 when something will not work; warnings
+Nothing is downloaded; the network is used only for the sizes of what a named run needs
+(``agilepruner doctor table=llava_1_5_7b``). Exit status 1 when something will not work; warnings
 are about what only some runs need (a GPU, the hub, CHAIR).
 """
 
 import importlib.metadata
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 from packaging.requirements import Requirement
 
 from agilepruner import torchvision
+from agilepruner.errors import UserError
+from agilepruner.runner.plan import Run
 
 GIB = 2**30
 WEIGHTS_GIB = 13  # LLaVA-1.5-7B in 16 bits
-DISK_GIB = 100  # one 7B checkpoint and the benchmarks (VQAv2 alone is about 34)
+DISK_GIB = 100  # a 7B checkpoint and the scored splits; a named run says exactly
 
 
 @dataclass(frozen=True)
@@ -109,29 +111,28 @@ def gpu() -> Iterator[Finding]:
 
 def disk() -> Iterator[Finding]:
     """Room for checkpoints and benchmarks in the hub's cache."""
-    from huggingface_hub.constants import HF_HOME
+    from agilepruner.hub import free_bytes
 
-    place = Path(HF_HOME)
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free / GIB
+    free = free_bytes() / GIB
     if free < DISK_GIB:
-        fix = f"Checkpoints and benchmarks need up to {DISK_GIB} GiB; HF_HOME moves the cache."
+        fix = (
+            f"A checkpoint and the benchmarks take up to {DISK_GIB} GiB (`agilepruner doctor "
+            "table=llava_1_5_7b` says how many); HF_HOME moves the cache."
+        )
         yield Finding("warn", "disk", f"{free:.0f} GiB free for the hub's cache", fix)
     else:
         yield Finding("ok", "disk", f"{free:.0f} GiB free for the hub's cache")
 
 
 def hub() -> Iterator[Finding]:
-    """lmms-eval asks for a login for most data sets, also for public ones."""
+    """Public repositories need no login; gated and private ones do."""
     from huggingface_hub import get_token
 
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         fix = "suite=hub works from the cache only; unset HF_HUB_OFFLINE to download."
         yield Finding("warn", "hub", "offline by HF_HUB_OFFLINE", fix)
     elif get_token() is None:
-        fix = "hf auth login (any account; suite=hub needs it, the embedded suite does not)"
-        yield Finding("warn", "hub", "not logged in", fix)
+        yield Finding("ok", "hub", "not logged in (public models and data sets need no login)")
     else:
         yield Finding("ok", "hub", "logged in")
 
@@ -160,21 +161,46 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 )
 
 
-def examine() -> Iterator[Finding]:
-    """Every check; one that cannot run is itself a finding."""
-    for check in CHECKS:
+def downloads(run: Run) -> Iterator[Finding]:
+    """Bytes of every checkpoint and data set of a run, and whether the disk has room for them."""
+    from agilepruner.dry_run import needs
+    from agilepruner.hub import cache, check_room, readable
+
+    parts = []
+    for name, found in needs(run):
+        if isinstance(found, UserError):
+            yield Finding("warn", name, "size not known", str(found))
+            continue
+        parts += found
+        missing = sum(sum(part.missing.values()) for part in found)
+        size = readable(sum(part.bytes for part in found))
+        there = f"{readable(missing)} of them to download" if missing else "here"
+        yield Finding("ok", name, f"{size}, {there}, at commit {found[0].commit[:8]}")
+    missing = sum(sum(part.missing.values()) for part in parts)
+    try:
+        check_room(parts)
+    except UserError as error:
+        yield Finding("fail", "room", "too little", str(error))
+    else:
+        yield Finding("ok", "room", f"{readable(missing)} to download to {cache()}")
+
+
+def examine(run: Run | None = None) -> Iterator[Finding]:
+    """Every check, those of a run last; one that cannot run is itself a finding."""
+    for check in (*CHECKS, *([partial(downloads, run)] if run else ())):
         try:
             yield from check()
         except Exception as error:
             cause = f"{type(error).__name__}: {error}".split("\n")[0]
             fix = "Fix what is reported above and run this again."
-            yield Finding("fail", check.__name__.replace("_", " "), cause, fix)
+            name = getattr(check, "__name__", "downloads").replace("_", " ")
+            yield Finding("fail", name, cause, fix)
 
 
-def main() -> int:
-    """Print the findings; 1 when something will not work."""
+def main(run: Run | None = None) -> int:
+    """Print the findings, also those of a run; 1 when something will not work."""
     findings = []
-    for finding in examine():
+    for finding in examine(run):
         findings.append(finding)
         print(finding)
     count = {level: sum(f.level == level for f in findings) for level in ("fail", "warn")}

@@ -20,8 +20,16 @@ from agilepruner.hub import Part, cache, free_bytes, readable
 from agilepruner.models.checkpoints import on_hub
 from agilepruner.models.shapes import config_of
 from agilepruner.runner.cells import Cell
-from agilepruner.runner.plan import Run, checkpoints, identify, on_hub_as, parts_of
+from agilepruner.runner.plan import (
+    Run,
+    checkpoints,
+    identify,
+    lacking_words,
+    on_hub_as,
+    parts_of,
+)
 from agilepruner.runner.run import row_of
+from agilepruner.throughput import Speed, Work, measured
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +106,9 @@ def describe(run: Run) -> str:
         sum(weight.numel() for weight in built.parameters()),
         dtype.itemsize,
     )
-    return "\n".join([*_head(run, size), "", *_cells(run, size), "", *_downloads(run, size)])
+    found = costs(run, size)
+    parts = [_head(run, size), _cells(found), _hours(run, found), _downloads(run, size)]
+    return "\n\n".join("\n".join(part) for part in parts)
 
 
 def _head(run: Run, size: Size) -> Iterator[str]:
@@ -122,52 +132,123 @@ def _head(run: Run, size: Size) -> Iterator[str]:
     )
 
 
-def _cells(run: Run, size: Size) -> Iterator[str]:
+@dataclass(frozen=True)
+class Cost:
+    """What a cell will take.
+
+    Attributes:
+        cell: which. layers: visual tokens of each decoder layer. parts: FLOPs of a document.
+        documents: how many; None where a limit counts other units.
+        memory: bytes at the peak, an estimate. done: it is answered and scored already.
+    """
+
+    cell: Cell
+    layers: list[int]
+    parts: Mapping[str, float]
+    documents: int | None
+    memory: float
+    done: bool
+
+
+def costs(run: Run, size: Size) -> list[Cost]:
+    """Of every cell, benchmark by benchmark in the order of the config."""
+    model, order = run.config["model"], list(run.config["benchmark"])
+    seen = {id(cell): visual_per_layer(cell, size.arch.layers, model) for cell in run.cells}
+    shown: dict[str, int] = defaultdict(int)  # benchmark -> tokens per image, over its cells
+    for cell in run.cells:
+        shown[cell.benchmark] += seen[id(cell)][0]
+    tiles, found = model.get("tiles", 1), []
+    for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
+        layers = seen[id(cell)]
+        new = run.config["benchmark"][cell.benchmark].get("new_tokens", ANSWER_TOKENS)
+        chosen = selection_flops(cell.strategy, size.arch, cell.budget // tiles, tiles)
+        parts = document_flops(size.arch, layers, TEXT_TOKENS, new, tiles, chosen)
+        memory = size.memory(
+            *(int(max(layers)) + TEXT_TOKENS + new, run.config["batch_size"]),
+            *(run.config["images_per_window"], tiles, shown[cell.benchmark]),
+        )
+        count = documents(run.config, cell.benchmark)
+        found.append(Cost(cell, layers, parts, count, memory, _done(run, cell)))
+    return found
+
+
+def _cells(found: list[Cost]) -> Iterator[str]:
     titles = "benchmark,strategy,budget,layer mean,documents,vision,projector,selection,prefill,"
     titles += "decode,total,of vanilla,memory GiB,done"
     rows = [tuple(titles.split(","))]
     whole: dict[str, float] = {}
-    everything = 0.0
-    order = list(run.config["benchmark"])
-    shown: dict[str, int] = defaultdict(int)  # benchmark -> tokens per image, over its cells
-    for cell in run.cells:
-        shown[cell.benchmark] += visual_per_layer(cell, size.arch.layers, run.config["model"])[0]
-    for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
-        settings = run.config["benchmark"][cell.benchmark]
-        layers = visual_per_layer(cell, size.arch.layers, run.config["model"])
-        new = settings.get("new_tokens", ANSWER_TOKENS)
-        tiles = run.config["model"].get("tiles", 1)
-        share = cell.budget // tiles
-        chosen = selection_flops(cell.strategy, size.arch, share, tiles)
-        parts = document_flops(size.arch, layers, TEXT_TOKENS, new, tiles, chosen)
+    names = ("vision", "projector", "selection", "prefill", "decode", "total")
+    for cost in found:
+        cell, parts = cost.cell, cost.parts
         whole.setdefault(cell.benchmark, parts["total"])
-        count = documents(run.config, cell.benchmark)
-        everything += parts["total"] * (count or 0)
-        longest = int(max(layers)) + TEXT_TOKENS + new
-        memory = size.memory(
-            *(longest, run.config["batch_size"], run.config["images_per_window"], tiles),
-            shown[cell.benchmark],
-        )
-        names = ("vision", "projector", "selection", "prefill", "decode", "total")
         rows.append(
             (
                 cell.benchmark,
                 cell.strategy_name,
                 f"{cell.budget:,}",
-                f"{sum(layers) / len(layers):,.0f}",
-                "?" if count is None else f"{count:,}",
+                f"{sum(cost.layers) / len(cost.layers):,.0f}",
+                _number(cost.documents),
                 *(f"{parts[name] / 1e12:.3f}" for name in names),
                 f"{100 * parts['total'] / whole[cell.benchmark]:.1f} %",
-                f"{memory / 2**30:.1f}",
-                "yes" if _done(run, cell) else "",
+                f"{cost.memory / 2**30:.1f}",
+                "yes" if cost.done else "",
             )
         )
+    yield from _columns(rows, 2)
+
+
+def _hours(run: Run, found: list[Cost]) -> Iterator[str]:
+    """Time of what is not done, by benchmark; how fast the model is comes from earlier rows."""
+    model, given = run.config["model"], run.config["throughput"]
+    if given is not None:
+        speed = Speed(given * 1e12, f"{given:g} TFLOP/s, as given by throughput=")
+    else:
+        known = measured(run.directory.parent, model["name"], model["load"]["dtype"])
+        if known is None:
+            yield (
+                "Hours: not known. No finished cell of this model lies in "
+                f"{run.directory.parent} from this machine; a run with limit=3 leaves some, or "
+                "say what the device reaches, e.g. throughput=100 (TFLOP/s)."
+            )
+        else:
+            speed = known.times(run.config["workers"])
+    left: dict[str, list[Cost]] = defaultdict(list)
+    for cost in found:
+        left[cost.cell.benchmark] += [] if cost.done else [cost]
+    rows: list[tuple[str, ...]] = [("benchmark", "answers", "PFLOPs", "hours")]
+    total, answers = Work(), 0
+    for name, those in left.items():
+        count = those[0].documents if those else 0
+        if count is None:
+            rows.append((name, "?", "?", "?"))
+            continue
+        work = Work.of((cost.parts, count) for cost in those)
+        total, answers = total + work, answers + count * len(those)
+        time = _time(speed.seconds(work)) if given is not None or known else "?"
+        rows.append((name, f"{count * len(those):,}", f"{work.flops / 1e15:,.3g}", time))
+    all_of_them = "all" if all(row[1] != "?" for row in rows) else "all that are known"
+    time = _time(speed.seconds(total)) if given is not None or known else "?"
+    rows.append((all_of_them, f"{answers:,}", f"{total.flops / 1e15:,.3g}", time))
+    if time != "?":
+        yield f"Time of one process at {speed.source}; images are encoded once:"
+    yield from (f"  {line}" for line in _columns(rows, 1))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f}" if seconds >= 360 else f"{seconds / 3600:,.3f}"
+
+
+def _number(count: int | None) -> str:
+    return "?" if count is None else f"{count:,}"
+
+
+def _columns(rows: list[tuple[str, ...]], left: int) -> Iterator[str]:
+    """Lines of aligned columns, the first ``left`` of them to the left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
-        left = [text.ljust(width) for text, width in zip(row[:2], widths)]
-        right = [text.rjust(width) for text, width in zip(row[2:], widths[2:])]
-        yield "  ".join(left + right).rstrip()
-    yield f"All documents of all cells: {everything / 1e15:,.0f} PFLOPs."
+        cells = [text.ljust(width) for text, width in zip(row[:left], widths)]
+        cells += [text.rjust(width) for text, width in zip(row[left:], widths[left:])]
+        yield "  ".join(cells).rstrip()
 
 
 def _done(run: Run, cell: Cell) -> bool:
@@ -216,6 +297,7 @@ def _downloads(run: Run, size: Size) -> Iterator[str]:
     yield from (f"  {line}" for line in wanted)
     if here:
         yield f"Here already: {readable(here)}."
+    yield from lacking_words(run.config)
     if unknown:
         weights = f"16-bit weights are about {size.parameters * 2 / 2**30:.0f} GiB"
         yield f"Not known without the hub ({weights}):"

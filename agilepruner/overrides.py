@@ -1,16 +1,45 @@
-"""What was wrong with a command line that Hydra could not compose, and what was meant."""
+"""A command line as a config; what was wrong with one that Hydra cannot compose, and was meant."""
 
 import re
 from collections.abc import Sequence
 
-from hydra.errors import OverrideParseException
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from agilepruner.errors import unknown
+from agilepruner.errors import UserError, unknown
 from agilepruner.places import CONFIGS
 
 ONE_EACH = ("model", "suite", "table", "analysis", "logger", "launcher")
 GROUPS = (*ONE_EACH, "strategy", "benchmark")
+
+
+def composed(words: Sequence[str]) -> DictConfig:
+    """The config of a command line, for commands that need one.
+
+    Raises:
+        UserError: it cannot be composed; in one sentence.
+    """
+    try:
+        one_choice_each(words)
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+            return compose("config", overrides=list(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, words)) from error
+
+
+def one_choice_each(overrides: Sequence[str]) -> None:
+    """Refuse a list of models (suites, tables, analyses, loggers): Hydra would mix settings.
+
+    Raises:
+        UserError: with what to type instead.
+    """
+    for key, _, value in (override.partition("=") for override in overrides):
+        if key in ONE_EACH and value.startswith("["):
+            raise UserError(
+                f"{key}={value}, expected one name: sweep over several with -m {key}={value[1:-1]}."
+            )
 
 
 def explain(error: Exception, arguments: Sequence[str] = ()) -> str:

@@ -41,6 +41,15 @@ def missing_resources() -> list[str]:
     return missing
 
 
+def fetch_resources() -> list[str]:
+    """Download the NLTK packages that are missing; those that could not be had."""
+    import nltk
+
+    for name in missing_resources():
+        nltk.download(name, quiet=True)
+    return missing_resources()
+
+
 def language_source() -> str:
     """What finds CHAIR's words on this machine, with its version; a score depends on it."""
     if missing_resources():

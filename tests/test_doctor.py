@@ -11,6 +11,7 @@ from agilepruner.dry_run import describe
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture
 from agilepruner.models.shapes import config_of
+from agilepruner.throughput import HARNESS, Work
 
 # Billions of parameters; TFLOPs of vision and of the unpruned prefill with 60 text tokens
 # (torch's counter on the real shapes gives the same, tests/test_flops.py).
@@ -58,6 +59,23 @@ def test_an_unknown_checkpoint_says_what_to_do():
     run = planned("table=llava_1_5_7b", "model.load.path=nobody/nothing")
     with pytest.raises(UserError, match=r"config\.json"):
         describe(run)
+
+
+def test_a_dry_run_says_hours_at_a_given_or_measured_speed(tmp_path):
+    words = ["table=llava_1_5_7b", f"results={tmp_path}"]
+    text = describe(planned(*words))
+    assert "Hours: not known" in text
+    text = describe(planned(*words, "throughput=100"))
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line[:1] == " "}
+    pflops, hours = (float(lines["all"][i].replace(",", "")) for i in (-2, -1))
+    answers = int(lines["all"][-3].replace(",", ""))
+    assert hours == pytest.approx((pflops * 10 + answers * HARNESS) / 3600, rel=0.01)
+    assert "at 100 TFLOP/s, as given" in text
+
+
+def test_work_encodes_an_image_once_for_all_cells():
+    part = {"vision": 3.0, "total": 10.0}
+    assert Work.of([(part, 5), (part, 5)]) == Work(2 * 5 * 7.0 + 5 * 3.0, 10)
 
 
 def test_the_doctor_finds_a_wrong_version_and_says_the_command(monkeypatch):

@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import plans
@@ -13,6 +13,8 @@ import torch
 from commands import Command
 
 from agilepruner.models.base import stack
+from agilepruner.reporting import together
+from agilepruner.runner import identity
 from agilepruner.runner import run as running
 from agilepruner.runner.answer import Answering
 from agilepruner.runner.claims import Claims
@@ -329,3 +331,16 @@ def test_a_changed_metric_replays_journals_without_a_model(finished, monkeypatch
             assert row.metric == "pope_accuracy"
             assert row.value == pytest.approx(100 * row.metrics["pope_accuracy"])
             assert row.kept["mean"] == row.budget
+
+
+def test_a_benchmark_that_cannot_be_had_is_in_the_report_until_it_can(finished):
+    """Its cells have no documents in their identity, and rows that say why."""
+    run = identify(planned(finished, *GRID, "strategy=[fastervlm,uniform]"))
+    cells = [replace(c, identity={**c.identity, "documents": None}) for c in run.cells]
+    cells = [replace(c, key=identity.digest(c.identity)) for c in cells if c.benchmark == "mme"]
+    outcome = running.execute(replace(run, cells=cells, failed={"mme": "not on the hub"}))
+    assert {row.error for row in outcome.rows} == {"not on the hub"}
+    rows = [r for r in together(running.rows_in(run.directory)) if r.benchmark == "mme"]
+    status = {(row.strategy, row.budget): row.status for row in rows}
+    assert status["fastervlm", 64] == "done"  # it was answered when it could be had
+    assert status["uniform", 64] == "failed"

@@ -211,6 +211,8 @@ def identify(run: Run, fetch: bool = True) -> Run:
 
     needed = ask(run)
     if fetch:
+        for line in lacking_words(run.config):
+            log.warning("%s", line)
         check_room(needed.parts)
     places = {
         setting: snapshot(needed.checkpoints[setting], fetch)
@@ -242,6 +244,23 @@ def identify(run: Run, fetch: bool = True) -> Run:
         cells.append(replace(cell, identity=whole, key=identity.digest(whole), scoring=how))
     checkpoint = {**{setting: str(place) for setting, place in places.items()}, "revision": None}
     return replace(run, cells=cells, sources=sources, failed=failed, checkpoint=checkpoint)
+
+
+def lacking_words(config: Mapping[str, Any]) -> Iterator[str]:
+    """What benchmarks of captions lack of the language data that finds their words.
+
+    Made-up captions have a closed vocabulary, whose words are found without.
+    """
+    from evals.chair import missing_resources
+
+    for settings in config["benchmark"].values():
+        needed = settings.get("needs_language_data") and not config["suite"]["synthetic"]
+        if needed and (missing := missing_resources()):
+            yield (
+                f"{settings['label']} is scored without NLTK data ({', '.join(missing)} missing): "
+                "inflect finds nearly the same words, and rows say so. To have it: "
+                f"python -m nltk.downloader {' '.join(missing)}"
+            )
 
 
 def on_hub_as(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:

@@ -210,27 +210,15 @@ class _Work:
 
         log.info("loading lmms-eval and the documents")
         tasks.import_lmms_eval()
-        config = self.run.config
         for name in dict.fromkeys(cell.benchmark for cell in self.cells):
             if name in self.failed:
                 continue
             try:
-                benchmark = tasks.load(
-                    *(name, config["benchmark"][name], self.run.sources[name]),
-                    *(config["protocol"], config["limit"]),
-                )
-                if config["suite"]["kind"] == "directory":  # hub files are of one commit
-                    _unchanged(self.run, name)
-                self.benchmarks[name] = benchmark
-            except Exception as error:  # its cells fail, and no other
-                said = (
-                    str(error)
-                    if isinstance(error, UserError)
-                    else f"{type(error).__name__}: {error}"
-                )
-                self.failed[name] = said
+                self.benchmarks[name] = documents_of(self.run, name)
+            except UserError as error:  # its cells fail, and no other
+                self.failed[name] = str(error)
                 log.debug("loading failed", exc_info=True)
-                log.error("%s", said)
+                log.error("%s", error)
 
     def _answered(self, cell: Cell) -> bool:
         journal = self.journals[cell.id]
@@ -239,11 +227,7 @@ class _Work:
 
     def _not_loaded(self, cell: Cell) -> None:
         row = blank_row(self.run.config, cell, cell.budget)
-        row = replace(row, status="failed", error=self.failed[cell.benchmark])
-        if cell.benchmark in self.run.failed:  # without documents it has no place of its own
-            self.rows[cell.id] = row
-        else:
-            self._store(cell, row)
+        self._store(cell, replace(row, status="failed", error=self.failed[cell.benchmark]))
 
     def _answering(
         self, adapter: Any, name: str, cells: list[Cell], on_progress: Callable[[int], None]
@@ -348,6 +332,29 @@ class _Work:
     def _store(self, cell: Cell, row: Row) -> None:
         self.rows[cell.id] = row  # first: the table is printed even where it cannot be stored
         store(self.run.folder(cell), row)
+
+
+def documents_of(run: Run, name: str) -> Any:
+    """A benchmark of an identified run, loaded.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    from evals import tasks
+
+    config = run.config
+    try:
+        benchmark = tasks.load(
+            *(name, config["benchmark"][name], run.sources[name]),
+            *(config["protocol"], config["limit"]),
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{type(error).__name__}: {error}") from error
+    if config["suite"]["kind"] == "directory":  # hub files are of one commit
+        _unchanged(run, name)
+    return benchmark
 
 
 def _unchanged(run: Run, benchmark: str) -> None:

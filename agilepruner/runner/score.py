@@ -56,15 +56,23 @@ def environment(adapter: Any) -> dict[str, Any]:
     """Versions, hardware and numerics of this process."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "agilepruner": __version__,
         "python": sys.version.split()[0],
         **{name: importlib.metadata.version(name) for name in VERSIONS},
-        "hardware": gpu or f"{os.cpu_count()} x {platform.processor() or platform.machine()}",
+        "hardware": hardware(),
         "threads": torch.get_num_threads(),
         **adapter.environment,
     }
+
+
+def hardware() -> str:
+    """The GPU, or how many processors of which kind."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}"
 
 
 def complete(benchmark: Any, journal: Journal) -> bool:
