@@ -170,7 +170,7 @@ def _log(planned: Any, rows: list[Any]) -> None:
 
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:
     """A sweep's jobs fill one table: this job's rows and the finished ones beside them."""
-    from agilepruner.runner.run import context, rows_in
+    from agilepruner.runner.stored import context, rows_in
 
     own = {(table_of(row), context(row)) for row in rows}
     ids = {row.id for row in rows}
@@ -222,7 +222,7 @@ def _log_to_stderr() -> None:
 
 def _report_sweep(config: DictConfig) -> None:
     """The table of a sweep whose jobs printed theirs elsewhere."""
-    from agilepruner.runner.run import rows_in
+    from agilepruner.runner.stored import rows_in
 
     directory = Path(str(config.results)) / str(config.name)
     rows = together(rows_in(directory))

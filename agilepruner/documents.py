@@ -40,7 +40,7 @@ class OnDisk:
     @cached_property
     def _folders(self) -> dict[str, Path]:
         """Cell id -> its folder."""
-        from agilepruner.runner.run import folders
+        from agilepruner.runner.stored import folders
 
         return {cell: path for where in self.directories for path, cell in folders(where)}
 
@@ -64,7 +64,7 @@ class OnDisk:
 
     def _source(self, row: Row) -> tuple[Mapping[str, Any], Any]:
         """The config that a row's cell was answered under, and the files of its documents."""
-        from agilepruner.runner.run import local_source, suite_here
+        from agilepruner.runner.stored import local_source, suite_here
 
         folder = self._folders.get(row.id)
         header, _ = picked(folder, row.id, ()) if folder else (None, {})
@@ -75,7 +75,7 @@ class OnDisk:
 
     def attention(self, row: Row, image: str) -> str:
         """How much attention each token of an image got, as its run left it; empty: it did not."""
-        from agilepruner.runner.run import images_name
+        from agilepruner.runner.stored import images_name
 
         name = images_name(row.identity)
         if name not in self._attention:
@@ -108,7 +108,8 @@ def _flops(header: Mapping[str, Any] | None, entries: Mapping[int, Entry]) -> di
     known, facts = header["identity"], header["model"]
     try:
         strategy = strategy_of(known["strategy"])
-        cell = Cell(header["strategy_name"], strategy, known["budget"], known["benchmark"], known)
+        names = header["strategy_name"], strategy, known["budget"], known["benchmark"]
+        cell = Cell(*names, known["positions"], known)
         architecture = architecture_of(facts["architecture"])
         return {
             document: measures([entry], cell, facts, architecture)["flops"]["total"]

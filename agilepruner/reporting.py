@@ -87,7 +87,7 @@ def together(rows: list[Any]) -> list[Any]:
 
     Rows come oldest first. A cell that was answered by older code and by newer is shown once.
     """
-    from agilepruner.runner.run import context
+    from agilepruner.runner.stored import context
 
     newest = {table_of(row): context(row) for row in rows}
     fitting = [row for row in rows if context(row) == newest[table_of(row)]]

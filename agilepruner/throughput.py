@@ -70,8 +70,8 @@ def measured(results: Path, model: str, dtype: str) -> Speed | None:
         model: name of its config.
         dtype: of its weights.
     """
-    from agilepruner.runner.run import rows_in
     from agilepruner.runner.score import hardware
+    from agilepruner.runner.stored import rows_in
 
     here = hardware()
     runs = [path.parent for path in results.glob("*/cells")]

@@ -25,7 +25,7 @@ from agilepruner.models import hugging_face
 from agilepruner.ranks import device
 from agilepruner.runner import plan
 from agilepruner.runner.rows import read_row
-from agilepruner.runner.run import folders
+from agilepruner.runner.stored import folders
 
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "evals" / "suite" / "data"

@@ -20,7 +20,7 @@ from agilepruner.runner import identity
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.plan import identify
 from agilepruner.runner.rows import read_row
-from agilepruner.runner.run import rows_in
+from agilepruner.runner.stored import rows_in
 
 ROOT = Path(__file__).parents[1]
 

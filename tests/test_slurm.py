@@ -14,7 +14,7 @@ import pytest
 from plans import executed, planned
 
 from agilepruner.runner.rows import read_row
-from agilepruner.runner.run import folders
+from agilepruner.runner.stored import folders
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra 'slurm'")
 

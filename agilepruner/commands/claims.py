@@ -16,7 +16,7 @@ def run(words: list[str]) -> int:
     from agilepruner.report.lines import build_tables
     from agilepruner.report.table import Report
     from agilepruner.reporting import show, together, write
-    from agilepruner.runner.run import rows_in
+    from agilepruner.runner.stored import rows_in
 
     usage = "agilepruner claims NAME... [claim=NAME] [results=DIR]"
     names, settings = parsed(words, usage, ("claim", "results"))

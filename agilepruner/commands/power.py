@@ -17,7 +17,7 @@ def run(words: list[str]) -> int:
     from agilepruner.report.sheets import render_text
     from agilepruner.report.statistics import LEVEL, Samples
     from agilepruner.reporting import show, together
-    from agilepruner.runner.run import rows_in
+    from agilepruner.runner.stored import rows_in
 
     keys = ("difference", "benchmark", "strategies", "power", "comparisons", "results")
     names, settings = parsed(words, USAGE, keys)

@@ -6,7 +6,7 @@ def run(words: list[str]) -> int:
     from agilepruner.commands import directories, parsed
     from agilepruner.errors import NotFinished
     from agilepruner.reporting import SETTINGS, documents, report, together
-    from agilepruner.runner.run import rescore
+    from agilepruner.runner.stored import rescore
 
     usage = "agilepruner score NAME... [results=DIR] [reference=STRATEGY] [documents=N|all]"
     names, settings = parsed(words, usage, SETTINGS)

@@ -31,7 +31,7 @@ def cells_frame(rows: Iterable[Row]) -> pd.DataFrame:
     """One line per cell: identity, headline number, metrics, what it kept and cost.
 
     Args:
-        rows: finished and failed cells, of ``agilepruner.runner.run.rows_in(directory)``.
+        rows: finished and failed cells, of ``agilepruner.runner.stored.rows_in(directory)``.
 
     Returns:
         columns ``CELL`` and ``CELL_NUMBERS``; ``kept_mean``, ``phases_walk``, ``flops_total``,

@@ -8,36 +8,30 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import get_method
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from agilepruner.errors import UserError
-from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
 from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
 from agilepruner.runner.attention import Attention
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
 from agilepruner.runner.journal import Journal
-from agilepruner.runner.plan import Run, asked_of, scoring, source_of
+from agilepruner.runner.plan import Run, source_of
 from agilepruner.runner.progress import Progress
-from agilepruner.runner.rows import Row, drop_temporaries, read_row, write_row
+from agilepruner.runner.rows import Row, read_row
 from agilepruner.runner.score import (
-    CellFailed,
     blank_row,
     complete,
     header,
     score_cell,
-    strategy_of,
 )
+from agilepruner.runner.stored import images_name, store
 
 log = logging.getLogger(__name__)
 
@@ -363,20 +357,6 @@ def _unchanged(run: Run, benchmark: str) -> None:
         raise UserError(f"The documents of '{benchmark}' changed while they were read; run again.")
 
 
-def store(folder: Path, row: Row) -> None:
-    """Write a row, and say so when it is a failed one.
-
-    Raises:
-        OSError: the disk is full or cannot be written.
-    """
-    if row.status != "done":
-        what = f"{row.label} at {row.budget} on {row.benchmark_label}"
-        log.error("%s failed: %s", what, row.error)
-    folder.mkdir(parents=True, exist_ok=True)
-    drop_temporaries(folder)
-    write_row(folder / "row.json", row)
-
-
 def load(run: Run, cells: list[Cell]) -> Any:
     """The adapter, loaded from the very files that the cells are bound to.
 
@@ -434,137 +414,3 @@ def _say_where_time_went(spent: Mapping[str, float], total: float) -> None:
     parts = [f"{name} {seconds:.1f}s" for name, seconds in spent.items() if seconds >= 0.05]
     parts.append(f"other {max(0.0, total - known):.1f}s")
     log.info("%.1f s: %s", total, ", ".join(parts))
-
-
-# --- from disk ---------------------------------------------------------------------------------
-
-
-def folders(directory: Path) -> Iterator[tuple[Path, str]]:
-    """Cell folders of a results directory and the ids in their names."""
-    for folder in sorted((directory / "cells").glob("*")):
-        if folder.is_dir():
-            yield folder, folder.name.rpartition("-")[2]
-
-
-def rows_in(directory: Path) -> list[Row]:
-    """Every row of a results directory that can be believed, the oldest answers first."""
-    found = [(_answered_at(folder), read_row(folder / "row.json", cell), folder.name)
-             for folder, cell in folders(directory)]  # fmt: skip
-    known = [(at, name, row) for at, row, name in found if row is not None]
-    return [row for *_, row in sorted(known, key=lambda each: each[:2])]
-
-
-def _answered_at(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.glob("journal.*.jsonl")), default=0.0)
-
-
-def images_name(cell: Mapping[str, Any]) -> str:
-    """What the images of a cell are filed under: its benchmark, its documents and its model.
-
-    Args:
-        cell: its identity.
-    """
-    parts = {key: cell.get(key) for key in ("documents", "model")}
-    return f"{cell['benchmark']}-{identity.digest(parts)}"
-
-
-def context(row: Row) -> str:
-    """What rows of one table must have in common besides their names: model and number of units."""
-    return identity.digest([row.identity.get("model"), row.identity.get("limit")])
-
-
-def rescore(directory: Path) -> list[Row]:
-    """Score every journal of a results directory with today's code; no model is loaded.
-
-    Raises:
-        UserError: there is nothing to score.
-    """
-    rows: list[tuple[float, str, Row]] = []
-    loaded: dict[str, Any] = {}
-    with Claims(directory) as claims:
-        claims.take("score", wait=True)
-        for folder, cell_id in folders(directory):
-            journal = Journal(folder, cell_id, claims.writer)
-            journal.refresh()
-            if journal.header is None:
-                continue
-            row = _rescored(journal, folder, loaded)
-            store(folder, row)
-            rows.append((_answered_at(folder), folder.name, row))
-    if not rows:
-        raise UserError(f"{directory} holds no journals. Names are those of earlier runs: name=...")
-    return [row for *_, row in sorted(rows, key=lambda each: each[:2])]
-
-
-def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
-    from evals import tasks
-
-    said = journal.header or {}
-    known, config = said["identity"], said["config"]
-    (name,) = config["benchmark"]
-    config = {**config, "suite": suite_here(config["suite"])}
-    config = {**config, "benchmark": {name: _as_configured_today(config, name, known)}}
-    cell = Cell(
-        *(said["strategy_name"], strategy_of(known["strategy"]), known["budget"], name),
-        *(known["positions"], known, identity.digest(known), scoring(config, name)),
-    )
-    parts = (config["suite"], config["benchmark"][name], config["protocol"], config["limit"])
-    try:
-        if cell.id != journal.cell:
-            raise CellFailed("its header is not that of this cell")
-        key = identity.digest((*parts, known["documents"]))
-        if key not in loaded:
-            source = source_of(config, name, known["documents"])
-            benchmark = tasks.load(name, parts[1], source, *parts[2:])
-            loaded[key] = source.identity, benchmark
-        documents, benchmark = loaded[key]
-        if identity.digest(documents) != identity.digest(known["documents"]):
-            raise CellFailed("the documents changed since they were answered; run it again")
-    except (UserError, CellFailed) as error:
-        row = blank_row(config, cell, cell.budget)
-        return replace(row, status="failed", error=str(error))
-    return score_cell(config, cell, benchmark, journal, folder)
-
-
-def local_source(config: Mapping[str, Any], benchmark: str, known: Mapping[str, Any]) -> Any:
-    """Files of a benchmark's documents that are on this machine; no byte of them is hashed.
-
-    Args:
-        config: a journal's, with the suite of this machine.
-        benchmark: whose.
-        known: ``documents`` of the cell's identity.
-
-    Raises:
-        UserError: they are not here.
-    """
-    from evals.sources import Source, suite_file
-
-    if config["suite"]["kind"] == "hub":
-        return source_of(config, benchmark, known, fetch=False)
-    return Source((suite_file(config["suite"], benchmark),), (), ("", ""), {})
-
-
-def suite_here(suite: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The suite of a journal; one of ours that was written elsewhere is where ours is here."""
-    path = CONFIGS / "suite" / f"{suite['name']}.yaml"
-    if suite["kind"] != "directory" or Path(suite["directory"]).is_dir() or not path.is_file():
-        return suite
-    ours = OmegaConf.to_container(OmegaConf.load(path), resolve=True, throw_on_missing=False)
-    return {**suite, "directory": ours["directory"]}  # type: ignore[index, call-overload]
-
-
-def _as_configured_today(
-    config: Mapping[str, Any], name: str, known: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    """Today's config of a benchmark, unless it asks otherwise than the journal was asked."""
-    recorded = config["benchmark"][name]
-    overrides = [f"benchmark=[{name}]", f"model={config['model']['name']}"]
-    overrides += [f"protocol={config['protocol']}"]
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-            composed = compose("config", overrides=overrides)
-        today: Any = OmegaConf.to_container(composed.benchmark[name], resolve=True)
-        asked = identity.digest(asked_of(today, config["protocol"]))
-    except (HydraException, OmegaConfBaseException, KeyError, ValueError):
-        return recorded
-    return today if asked == identity.digest(known["protocol"]) else recorded

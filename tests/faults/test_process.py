@@ -14,6 +14,7 @@ import pytest
 from agilepruner.commands import NAMES as COMMANDS
 from agilepruner.places import ROOT
 from agilepruner.runner import run as running
+from agilepruner.runner import stored
 from agilepruner.runner.plan import identify
 from agilepruner.runner.rows import write_atomically
 from agilepruner.streams import Sturdy
@@ -86,7 +87,7 @@ def test_a_full_disk_ends_answering_and_the_rows_there_are_come_back(tmp_path, m
     assert {row.benchmark for row in outcome.rows} == {"pope"}
     monkeypatch.undo()
     monkeypatch.setattr(running, "load_model", lambda _config: pytest.fail("not needed"))
-    assert len(running.rows_in(run.directory)) == 2
+    assert len(stored.rows_in(run.directory)) == 2
 
 
 @pytest.mark.usefixtures("loaded_once")
