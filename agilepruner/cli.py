@@ -19,7 +19,7 @@ from agilepruner.errors import NotFinished, UserError
 from agilepruner.overrides import explain, one_choice_each
 from agilepruner.places import CONFIGS, project
 from agilepruner.ranks import first
-from agilepruner.reporting import report, show, table_of, together
+from agilepruner.reporting import report, show, together
 from agilepruner.streams import sturdy_streams
 
 NOISY = (
@@ -170,6 +170,7 @@ def _log(planned: Any, rows: list[Any]) -> None:
 
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:
     """A sweep's jobs fill one table: this job's rows and the finished ones beside them."""
+    from agilepruner.report.join import table_of
     from agilepruner.runner.stored import context, rows_in
 
     own = {(table_of(row), context(row)) for row in rows}

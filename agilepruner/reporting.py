@@ -20,6 +20,7 @@ def report(
     reference: str | None = None,
     runs: Sequence[Path] = (),
     documents: int | str | None = None,
+    sources: Sequence[Any] = (),
 ) -> list[str]:
     """Print and write a report; what could not be written.
 
@@ -30,6 +31,7 @@ def report(
         reference: strategy that the others are held against.
         runs: directories that the rows are from; none: ``directory``.
         documents: how many the page shows, or ``all``; None: a sample.
+        sources: sheets on where the rows are from.
     """
     from agilepruner.documents import OnDisk
     from agilepruner.report.dashboard.documents import WANTED
@@ -45,6 +47,7 @@ def report(
         reference,
         findings=[finding for place in places for finding in findings_in(place)],
         reader=OnDisk(places),
+        sources=sources,
         documents=WANTED if documents is None else documents,
     )
     show(made.text)
@@ -77,30 +80,23 @@ def write(made: Any, directory: Path) -> list[str]:
     return []
 
 
-def table_of(row: Any) -> tuple[str, str, str]:
-    """Which table a row stands in: rows of one model, suite and protocol."""
-    return row.model, row.suite, row.protocol
+def joined(runs: Sequence[Path]) -> Any:
+    """The rows of several runs that can stand in one table; the others are said."""
+    from agilepruner.report.join import join, warn
+    from agilepruner.runner.stored import rows_in
+
+    found = join({run.name: rows_in(run) for run in runs})
+    warn(found)
+    return found
 
 
 def together(rows: list[Any]) -> list[Any]:
-    """Of each table the rows that can stand in one: those of the newest row's model and limit.
+    """Of a run's rows, the oldest first, those that can stand in one table; the others are said."""
+    from agilepruner.report.join import join, warn
 
-    Rows come oldest first. A cell that was answered by older code and by newer is shown once.
-    """
-    from agilepruner.runner.stored import context
-
-    newest = {table_of(row): context(row) for row in rows}
-    fitting = [row for row in rows if context(row) == newest[table_of(row)]]
-    cells = {(*table_of(row), *_line(row), row.benchmark): row for row in fitting}
-    left = len(rows) - len(cells)
-    if left:
-        log.warning("%d earlier rows are left out: other weights, limit or code", left)
-    return list(cells.values())
-
-
-def _line(row: Any) -> tuple[Any, ...]:
-    """Which line of its table a row stands in."""
-    return row.strategy, str(row.parameters), row.budget, row.positions
+    found = join({"": rows})
+    warn(found)
+    return found.rows
 
 
 def show(text: str) -> None:

@@ -4,7 +4,6 @@
 def run(words: list[str]) -> int:
     """``agilepruner claims NAME... [claim=NAME] [results=DIR]``; without names: all claims."""
     from functools import cache
-    from pathlib import Path
 
     import pandas as pd
 
@@ -15,8 +14,7 @@ def run(words: list[str]) -> int:
     from agilepruner.report.frames import documents_frame
     from agilepruner.report.lines import build_tables
     from agilepruner.report.table import Report
-    from agilepruner.reporting import show, together, write
-    from agilepruner.runner.stored import rows_in
+    from agilepruner.reporting import joined, show, write
 
     usage = "agilepruner claims NAME... [claim=NAME] [results=DIR]"
     names, settings = parsed(words, usage, ("claim", "results"))
@@ -26,40 +24,35 @@ def run(words: list[str]) -> int:
         if not chosen:
             raise unknown("claim", wanted, [claim.name for claim in claims()])
     runs = directories(names, usage, settings.get("results", "results"))
-    where: dict[str, Path] = {}
-    rows = []
-    for directory in runs:
-        found = rows_in(directory)
-        rows += found
-        where |= {row.id: directory for row in found}
+    found = joined(runs)
+    known = {row.id: row for row in found.rows}
+    where = {run.name: run for run in runs}
 
     @cache
     def documents(cell: str) -> pd.DataFrame:
-        return documents_frame([known[cell]], where[cell])
+        return documents_frame([known[cell]], where[found.origin[cell]])
 
     def read(some: object) -> pd.DataFrame:
         frames = [documents(row.id) for row in some]  # type: ignore[attr-defined]
         frames = [frame for frame in frames if len(frame)]
         return pd.concat(frames, ignore_index=True) if frames else documents_frame([], runs[0])
 
-    rows = together(rows)
     place = f"name={names[0]}"
     place += f" results={settings['results']}" if "results" in settings else ""
-    known = {row.id: row for row in rows}
     judged = [
         hold(claim, measured)
-        for measured in [Measured(table, read, place) for table in build_tables(rows)]
+        for measured in [Measured(table, read, place) for table in build_tables(found.rows)]
         for claim in chosen
     ]
-    joined = "+".join(names)
-    text = claims_sheet.text(judged, joined)
+    title = "+".join(names)
+    text = claims_sheet.text(judged, title)
     show(text + "\n" + claims_sheet.details(judged) if wanted else text)
     if wanted is None:
         files: dict[str, str | bytes] = {
-            "claims.md": claims_sheet.markdown(judged, joined),
+            "claims.md": claims_sheet.markdown(judged, title),
             "claims.csv": claims_sheet.claims_csv(judged),
         }
-        problems = write(Report(text, files), runs[0].parent / joined)
+        problems = write(Report(text, files), runs[0].parent / title)
         if problems:
             raise NotFinished(" ".join(problems))
     return 0

@@ -16,8 +16,7 @@ def run(words: list[str]) -> int:
     from agilepruner.report.power import needs, sheet
     from agilepruner.report.sheets import render_text
     from agilepruner.report.statistics import LEVEL, Samples
-    from agilepruner.reporting import show, together
-    from agilepruner.runner.stored import rows_in
+    from agilepruner.reporting import joined, show
 
     keys = ("difference", "benchmark", "strategies", "power", "comparisons", "results")
     names, settings = parsed(words, USAGE, keys)
@@ -28,7 +27,7 @@ def run(words: list[str]) -> int:
     if power <= level:
         raise UserError(f"power={power:g}, expected more than the level of the test, {level:.3g}.")
     runs = directories(names, USAGE, settings.get("results", "results"))
-    rows = together([row for directory in runs for row in rows_in(directory)])
+    rows = joined(runs).rows
     shown = False
     for table in build_tables(rows):
         samples = Samples(table)

@@ -35,8 +35,9 @@ def cells_frame(rows: Iterable[Row]) -> pd.DataFrame:
 
     Returns:
         columns ``CELL`` and ``CELL_NUMBERS``; ``kept_mean``, ``phases_walk``, ``flops_total``,
-        ``complexity_erank_kept``, ``seconds_generate`` and the like; ``metric.<name>`` per metric
-        (NaN where a cell has none) and ``parameter.<name>`` per hyper-parameter.
+        ``complexity_erank_kept``, ``seconds_generate`` and the like; ``weights``, ``code``,
+        ``scoring`` (hashes) and ``environment.<name>``: what it came from; ``metric.<name>``
+        per metric (NaN where a cell has none) and ``parameter.<name>`` per hyper-parameter.
     """
     records = [_cell(row) for row in rows]
     return pd.DataFrame(records) if records else pd.DataFrame(columns=[*CELL, *CELL_NUMBERS])
@@ -48,6 +49,10 @@ def _cell(row: Row) -> dict[str, Any]:
         **_identity(row),
         **{name: getattr(row, name) for name in CELL_NUMBERS},
         **audit,
+        "weights": (row.identity.get("model") or {}).get("files"),
+        "code": row.identity.get("code"),
+        "scoring": row.scoring,
+        **{f"environment.{name}": value for name, value in row.environment.items()},
         **{f"metric.{name}": value for name, value in row.metrics.items()},
         **{f"parameter.{name}": value for name, value in row.parameters.items()},
     }

@@ -120,6 +120,7 @@ def make_report(
     findings: Sequence[Finding] = (),
     reader: Reader | None = None,
     documents: int | str = WANTED,
+    sources: Sequence[Sheet] = (),
 ) -> Report:
     """Every file of the report, and the text for the terminal.
 
@@ -132,6 +133,7 @@ def make_report(
         findings: analyses and claims that the page shows.
         reader: of documents, see ``dashboard.documents``; None: the page shows none.
         documents: on the page at most; ``all``: as many, and pages of all beside it.
+        sources: sheets on where the rows are from.
 
     Raises:
         UserError: no row is of that strategy.
@@ -144,7 +146,9 @@ def make_report(
     compared = [analyse(table, reference, margins) for table in tables]
     wanted = documents if isinstance(documents, int) else WANTED
     files: dict[str, str | bytes] = {
-        "table.md": markdown(tables, compared, name, kinds or {}),
+        "table.md": "\n".join(
+            [markdown(tables, compared, name, kinds or {}), *map(render_markdown, sources)]
+        ),
         "table.tex": latex(
             sheet
             for table, analysis in zip(tables, compared)
@@ -156,7 +160,8 @@ def make_report(
         "differences.csv": differences_csv(compared),
         HOME: page(tables, compared, name, kinds or {}, findings, reader, wanted),
     }
-    found = Report(text(tables, compared, name), files)
+    shown = [text(tables, compared, name), *map(render_text, sources)]
+    found = Report("\n".join(shown), files)
     if documents != ALL or reader is None:
         return found
     known_reader = reader

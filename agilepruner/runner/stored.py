@@ -90,11 +90,14 @@ def rescore(directory: Path) -> list[Row]:
             journal.refresh()
             if journal.header is None:
                 continue
+            if "positions" not in journal.header["identity"]:
+                log.warning("%s was answered by an earlier version: run it again", folder.name)
+                continue
             row = _rescored(journal, folder, loaded)
             store(folder, row)
             rows.append((_answered_at(folder), folder.name, row))
     if not rows:
-        raise UserError(f"{directory} holds no journals. Names are those of earlier runs: name=...")
+        raise UserError(f"{directory} holds no journals that this version can score.")
     return [row for *_, row in sorted(rows, key=lambda each: each[:2])]
 
 
