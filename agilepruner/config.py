@@ -303,7 +303,7 @@ def build_strategies(settings: Mapping[str, Mapping[str, Any]]) -> list[tuple[st
 
 def _combinations(settings: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:
     """Settings of one strategy each, for lists of values."""
-    kind = _class(settings, where)
+    kind = strategy_class(settings, where)
     known: dict[str, Any] = declared(kind) if is_dataclass(kind) else {}
     lists = {
         key: value
@@ -484,7 +484,7 @@ def _check_logger(logger: Logger) -> None:
 
 def _build(settings: Mapping[str, Any], where: str) -> Strategy:
     """A strategy from its class and hyper-parameters, some of which may be strategies."""
-    found = _class(settings, where)
+    found = strategy_class(settings, where)
     parameters = {key: value for key, value in settings.items() if key != "_target_"}
     known: dict[str, Any] = {}
     if is_dataclass(found):
@@ -503,7 +503,7 @@ def _build(settings: Mapping[str, Any], where: str) -> Strategy:
         raise UserError(str(error).replace(f"{found.__name__}.", f"{where}.", 1)) from None
 
 
-def _class(settings: Mapping[str, Any], where: str) -> type[Strategy]:
+def strategy_class(settings: Mapping[str, Any], where: str) -> type[Strategy]:
     """The class that a strategy's settings name."""
     target = conform(Function, settings.get("_target_"), f"{where}._target_")
     _arguments(target, f"{where}._target_")

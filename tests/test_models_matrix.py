@@ -9,7 +9,7 @@ from agilepruner.errors import UserError
 from agilepruner.models.base import split, stack
 from agilepruner.strategies.base import keep_all
 
-BUDGET = {"llava": 32, "next_paper": 160, "next_native": 160, "qwen": 24}
+BUDGET = {"llava": 32, "next_paper": 160, "next_native": 160, "qwen": 24, "onevision": 40}
 
 
 @pytest.fixture(scope="module", params=tiny.KINDS)

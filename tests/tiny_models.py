@@ -25,20 +25,27 @@ from transformers import (
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextImageProcessorPil,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessorPil,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
     Qwen2VLImageProcessorPil,
+    SiglipVisionConfig,
 )
 
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.llava_next import LlavaNextAdapter
+from agilepruner.models.llava_onevision import LlavaOnevisionAdapter
 from agilepruner.models.qwen2_5_vl import Qwen2_5VLAdapter
 
-KINDS = ("llava", "next_paper", "next_native", "qwen")
+KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision")
 WORDS = [f"w{i}" for i in range(180)]
 SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|image_pad|>", "<|vision_start|>"]
 SPECIAL += ["<|vision_end|>", "<|video_pad|>"]
+ONEVISION_PINPOINTS = [[112, 224], [224, 112], [224, 224], [112, 336]]
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 LANGUAGE = {
     "hidden_size": 48,
@@ -87,15 +94,18 @@ def sensitive(model, seed=0):
     return model
 
 
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
 def clip():
-    return CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=336,
-        patch_size=14,
-    )
+    return CLIPVisionConfig(**TOWER)
 
 
 def clip_tokenizer():
@@ -154,6 +164,15 @@ def build(kind, dtype=torch.float32, attention="sdpa", layers=2):
             vision_end_token_id=token("<|vision_end|>"),
         )
         cls = Qwen2_5_VLForConditionalGeneration
+    elif kind == "onevision":
+        config = LlavaOnevisionConfig(
+            vision_config=SiglipVisionConfig(**{**TOWER, "image_size": 112}, vision_use_head=False),
+            text_config=Qwen2Config(**{**LANGUAGE, "num_hidden_layers": layers}),
+            image_token_index=token("<image>"),
+            vision_feature_layer=-1,
+            image_grid_pinpoints=ONEVISION_PINPOINTS,
+        )
+        cls = LlavaOnevisionForConditionalGeneration
     else:
         settings = {
             "vision_config": clip(),
@@ -184,6 +203,9 @@ def processor(kind):
         return LlavaImageProcessorPil(do_pad=True, size=edge, crop_size=crop)
     if kind == "qwen":
         return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112896})
+    if kind == "onevision":
+        size = {"height": 112, "width": 112}
+        return LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=ONEVISION_PINPOINTS)
     grid = [[672, 672]] if kind == "next_paper" else PINPOINTS
     return LlavaNextImageProcessorPil(size=edge, crop_size=crop, image_grid_pinpoints=grid)
 
@@ -200,6 +222,8 @@ def adapter(kind, dtype=torch.float32, attention="sdpa"):
     prompt = "w1 w7 <image> {question} w2"
     if kind == "llava":
         return LlavaAdapter(model, tokenizer(), processor(kind), prompt)
+    if kind == "onevision":
+        return LlavaOnevisionAdapter(model, tokenizer(), processor(kind), prompt, geometry="native")
     geometry = kind.removeprefix("next_")
     return LlavaNextAdapter(model, tokenizer(), processor(kind), prompt, geometry=geometry)
 

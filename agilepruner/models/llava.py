@@ -1,7 +1,6 @@
 """LLaVA-1.5 (``LlavaForConditionalGeneration``): one CLIP tile of 24 x 24 tokens per image."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from agilepruner.models.hugging_face import (
     content_seed,
     load_checkpoint,
 )
-from agilepruner.models.taps import at_depth, tap
-from agilepruner.strategies.base import LOCAL_DEPTH, OBJECT_DEPTH, Selection, VisualTokens
+from agilepruner.models.tower import Tower
+from agilepruner.strategies.base import Selection, VisualTokens
 
 PLACEHOLDER = "<image>"  # of the image, in prompts
 
@@ -25,40 +24,36 @@ PLACEHOLDER = "<image>"  # of the image, in prompts
 class LlavaAdapter(HuggingFaceAdapter):
     """LLaVA-1.5 through transformers.
 
-    Features are ``hidden_states[vision_feature_layer]``; the CLS attention is tapped at the layer
-    that produced them. After pruning positions are reset, as in the pruning papers' code, unless
-    they are to be kept (see ``Visual``).
+    Features are ``hidden_states[vision_feature_layer]``; attention is that of the layer that made
+    them. After pruning positions are reset, as in the pruning papers' code, unless they are to be
+    kept (see ``Visual``).
 
     Args:
         joint_space: the CLIP checkpoint that the vision tower was taken from (path or hub name),
             for strategies that compare patches with the question; None: there are no such.
     """
 
-    provides = frozenset(
-        {
-            "features",
-            "projected",
-            "attention",
-            "keys",
-            "cls",
-            "last_query",
-            "last_keys",
-            "attention_local",
-            "received_object",
-            "received_deep",
-            "seeds",
-        }
-    )
-
     def __init__(
         self, model: Any, *args: Any, joint_space: str | None = None, **settings: Any
     ) -> None:
         super().__init__(model, *args, **settings)
         self.joint_space = JointSpace(joint_space, model.device) if joint_space else None
+        self.tower = self.find_tower()
+        self.provides = self.tower.provides | {"projected", "seeds"}
         if self.joint_space:
             self.provides = self.provides | {"image_embeds", "text_embeds"}
         vision = self.config.vision_config
-        layer = self.config.vision_feature_layer
+        side = vision.image_size // vision.patch_size
+        self.grid = (side, side)
+        self.full = side * side
+
+    def find_tower(self) -> Tower:
+        """CLIP: the output of a layer before the last, without the CLS row.
+
+        Raises:
+            UserError: the config asks for another.
+        """
+        vision, layer = self.config.vision_config, self.config.vision_feature_layer
         if not isinstance(layer, int) or not -vision.num_hidden_layers < layer < -1:
             raise UserError(
                 f"vision_feature_layer is {layer!r}; this adapter taps one layer before the last, "
@@ -69,9 +64,9 @@ class LlavaAdapter(HuggingFaceAdapter):
                 f"vision_feature_select_strategy is "
                 f"{self.config.vision_feature_select_strategy!r}; expected 'default' (no CLS row)."
             )
-        side = vision.image_size // vision.patch_size
-        self.grid = (side, side)
-        self.full = side * side
+        layers = self.model.model.vision_tower.encoder.layers
+        attentions = [each.self_attn for each in layers]
+        return Tower(attentions, vision.num_attention_heads, layer, cls=True)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
@@ -83,43 +78,18 @@ class LlavaAdapter(HuggingFaceAdapter):
 
     def see(self, pixels: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
         """One pass of the tower over B tiles (B, 3, H, W): fields of ``VisualTokens``."""
-        tower = self.model.model.vision_tower
-        layer = self.config.vision_feature_layer
-        heads = self.config.vision_config.num_attention_heads
-        layers = tower.encoder.layers
         pixels = pixels.to(self.model.device, self.model.dtype)
-        with ExitStack() as stack:
-            if needs & {"attention", "keys", "received_deep"}:
-                # hidden_states[-2] is the output of layers[-2]: the attention of the same layer.
-                deep = stack.enter_context(tap(layers[layer].self_attn))
-            if needs & {"last_query", "last_keys"}:
-                last = stack.enter_context(tap(layers[-1].self_attn))
-            if "attention_local" in needs:
-                local = stack.enter_context(tap(layers[at_depth(LOCAL_DEPTH, layers)].self_attn))
-            if "received_object" in needs:
-                objects = stack.enter_context(tap(layers[at_depth(OBJECT_DEPTH, layers)].self_attn))
-            output = tower(pixels, output_hidden_states=layer, return_dict=True)
-        hidden = output.hidden_states[layer]  # (B, N + 1, C)
-        captured = {"features": hidden[:, 1:], "projected": self.project(hidden[:, 1:])}
-        if "cls" in needs:
-            captured["cls"] = hidden[:, 0]
-        if "attention" in needs:
-            captured["attention"] = deep.cls_attention(heads)
-        if "keys" in needs:
-            captured["keys"] = deep.keys[:, 1:].unflatten(-1, (heads, -1)).mean(dim=2)
-        if "last_query" in needs:
-            captured["last_query"] = last.queries[:, 0]
-        if "last_keys" in needs:
-            captured["last_keys"] = last.keys
-        if "attention_local" in needs:
-            captured["attention_local"] = local.cls_attention(heads)
-        if "received_object" in needs:
-            captured["received_object"] = objects.received_attention(heads)
-        if "received_deep" in needs:
-            captured["received_deep"] = deep.received_attention(heads)
+        captured = self.tower.see(lambda: self.hidden(pixels), needs)
+        captured["projected"] = self.project(captured["features"])
         if "image_embeds" in needs and self.joint_space:
-            captured["image_embeds"] = self.joint_space.patches(hidden[:, 1:])
+            captured["image_embeds"] = self.joint_space.patches(captured["features"])
         return captured
+
+    def hidden(self, pixels: Tensor) -> Tensor:
+        """(B, T, C): the hidden states that the visual tokens are made of."""
+        layer = self.config.vision_feature_layer
+        output = self.model.model.vision_tower(pixels, output_hidden_states=layer, return_dict=True)
+        return output.hidden_states[layer]
 
     def text_embeds(self, question: str) -> Tensor:
         if self.joint_space is None:

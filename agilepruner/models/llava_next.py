@@ -114,10 +114,14 @@ class LlavaNextAdapter(LlavaAdapter):
             return mosaic(self._shape(size), self.grid)
         # transformers' own packing, of token numbers instead of tokens: it cannot drift from it.
         numbers = torch.arange(tiles * n, dtype=torch.float64).view(tiles, n, 1)
+        return self.pack(numbers, size)[:, 0].long()
+
+    def pack(self, numbers: Tensor, size: Tensor) -> Tensor:
+        """The sequence (M, 1) that transformers makes of an image's (T, N, 1) token numbers."""
         strategy = self.config.vision_feature_select_strategy
-        newline = torch.full((1,), NEWLINE, dtype=torch.float64)
+        newline = torch.full((1,), NEWLINE, dtype=numbers.dtype)
         packed, _ = self.model.model.pack_image_features([numbers], size[None], strategy, newline)
-        return packed[0][:, 0].long()
+        return packed[0]
 
     @torch.inference_mode()
     def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:

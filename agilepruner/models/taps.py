@@ -14,7 +14,7 @@ def at_depth(depth: float, layers: Sized) -> int:
 
 
 class QueryKeyTap:
-    """Raw q_proj and k_proj outputs of one attention module's last call, (B, T, C) each."""
+    """Queries and keys, (B, T, C), of one attention module's last call, heads not split."""
 
     def __init__(self) -> None:
         self.queries: Any = None
@@ -33,8 +33,8 @@ class QueryKeyTap:
         logits = torch.einsum("bhd,bthd->bht", query, keys) * query.shape[-1] ** -0.5
         return logits.softmax(dim=-1, dtype=torch.float32)[..., 1:]
 
-    def received_attention(self, heads: int, chunk: int = 128) -> Tensor:
-        """(B, T - 1): softmaxed attention that every token but the first receives.
+    def received_attention(self, heads: int, cls: bool = True, chunk: int = 128) -> Tensor:
+        """(B, T) or (B, T - 1): softmaxed attention that every token but a CLS token receives.
 
         The mean over heads and over all T queries, float32, with the softmax over all T keys.
         ``chunk`` queries at a time: no T x T maps are kept.
@@ -46,12 +46,15 @@ class QueryKeyTap:
         for part in queries.split(chunk, dim=1):
             logits = torch.einsum("bqhd,bthd->bhqt", part, keys) * part.shape[-1] ** -0.5
             received += logits.softmax(dim=-1, dtype=torch.float32).sum(dim=(1, 2))
-        return received[:, 1:] / (heads * keys.shape[1])
+        return received[:, int(cls) :] / (heads * keys.shape[1])
 
 
 @contextmanager
 def tap(attention: Any) -> Iterator[QueryKeyTap]:
-    """Capture q_proj and k_proj of ``attention`` for the calls inside the block."""
+    """Capture q_proj and k_proj of ``attention`` for the calls inside the block.
+
+    Where a norm over all heads follows (InternViT's q_norm and k_norm), its output.
+    """
     captured = QueryKeyTap()
 
     def keep_queries(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -61,8 +64,8 @@ def tap(attention: Any) -> Iterator[QueryKeyTap]:
         captured.keys = output
 
     hooks = [
-        attention.q_proj.register_forward_hook(keep_queries),
-        attention.k_proj.register_forward_hook(keep_keys),
+        getattr(attention, "q_norm", attention.q_proj).register_forward_hook(keep_queries),
+        getattr(attention, "k_norm", attention.k_proj).register_forward_hook(keep_keys),
     ]
     try:
         yield captured

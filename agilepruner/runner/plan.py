@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from agilepruner.config import build_strategies, check
+from agilepruner.config import build_strategies, check, strategy_class
 from agilepruner.errors import UserError
 from agilepruner.hub import Part, check_room
+from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.rows import SHOWN, describe
@@ -134,8 +135,19 @@ def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> Non
         why = "; ".join(reasons[need] for need in lacking if need in reasons)
         raise UserError(
             f"Strategy '{name}' needs {', '.join(lacking)}, which model '{model['name']}' does not "
-            f"have{f' ({why})' if why else ''}. Choose another strategy or model."
+            f"have{f' ({why})' if why else ''}. Choose another model, or one of its strategies: "
+            f"{', '.join(_fed(model))}."
         )
+
+
+def _fed(model: Mapping[str, Any]) -> list[str]:
+    """Strategies of configs/strategy that a model can feed."""
+    found = []
+    for path in sorted((CONFIGS / "strategy").glob("*.yaml")):
+        said: Any = OmegaConf.to_container(OmegaConf.load(path))
+        if strategy_class(said, f"strategy.{path.stem}").needs <= set(model["provides"]):
+            found.append(path.stem)
+    return found
 
 
 # --- identity ----------------------------------------------------------------------------------
