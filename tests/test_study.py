@@ -2,9 +2,14 @@
 
 import pandas as pd
 import pytest
+import torch
+from strategy_configs import random_tokens
 
 from agilepruner.errors import UserError
 from agilepruner.report.analyses.enhancement import enhancement
+from agilepruner.report.analyses.sensitivity import sensitivity
+from agilepruner.strategies.adaptive.other_layer import OtherLayer
+from agilepruner.strategies.attention.fastervlm import FasterVLM
 
 
 def answered(lines, images=200):
@@ -44,3 +49,27 @@ PUBLISHED = "Published, LLaVA-1.5-7B at 64 tokens (mean: of percent of vanilla)"
 def test_an_enhancement_needs_its_base():
     with pytest.raises(UserError, match="bat_erank"):
         enhancement(*answered({("bat_erank", 64): 0.5}))
+
+
+def test_sensitivity_tells_what_changes_the_selection_from_what_changes_the_score():
+    cells, documents = answered({("agilepruner", 64): 0.5, ("agilepruner_slope", 64): 0.8})
+    cells["parameter.slope"] = [0.01, 0.04]
+    documents["erank_kept"] = 20.0
+    documents["selection"] = "same"
+    varied = documents["strategy"] == "agilepruner_slope"
+    documents.loc[varied & (documents["document"] < 50), "selection"] = "another"
+    (line,) = sensitivity(cells, documents).data.to_dict("records")
+    assert (line["value"], line["changed"], line["verdict"]) == (0.04, 25.0, "better")
+    assert line["difference"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize("layer", ["attention_local", "received_deep"])
+def test_another_layer_ranks_and_the_rest_stays(layer):
+    tokens = random_tokens(0, 2, (6, 6))
+    chosen = OtherLayer(FasterVLM(), attention=layer)(tokens, 9).indices
+    seen = getattr(tokens, layer)
+    scores = seen.mean(dim=1) if seen.dim() == 3 else seen
+    assert torch.equal(chosen, scores.topk(9).indices.sort().values)
+    same = OtherLayer(FasterVLM())(tokens, 9).indices
+    assert torch.equal(same, FasterVLM()(tokens, 9).indices)
+    assert not torch.equal(same, chosen)

@@ -10,6 +10,7 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
+from agilepruner.errors import UserError
 from agilepruner.report.lines import Aggregate
 from agilepruner.report.sheets import signed
 from agilepruner.report.statistics import Estimate, LeftOut, average_of, leave_one_out, paired
@@ -63,8 +64,15 @@ def wide(documents: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def over_benchmarks(scores: pd.DataFrame, first: str, second: str) -> Estimate:
-    """Mean over benchmarks of the mean difference of two columns of ``wide``, in percent."""
+    """Mean over benchmarks of the mean difference of two columns of ``wide``, in percent.
+
+    Raises:
+        UserError: no benchmark has ``FEWEST`` images; those with fewer are left out.
+    """
     groups = [group for _, group in scores.groupby("benchmark", sort=False)]
+    groups = [group for group in groups if group["image"].nunique() >= FEWEST]
+    if not groups:
+        raise UserError(f"No benchmark has {FEWEST} images, for an interval: raise the limit.")
     return average_of([difference(group, first, second) for group in groups])
 
 

@@ -24,7 +24,7 @@ CELL_NUMBERS = ("status", "metric", "value", "scale", "higher_is_better", "n", "
 AUDIT = ("kept", "phases", "flops", "complexity", "seconds")
 DOCUMENT = ("document", "image", "kind", "stratum", "score")
 COMPLEXITY = ("erank_input", "erank_kept", "entropy")
-ANSWER = ("answer", "visual", "new_tokens")
+ANSWER = ("answer", "visual", "new_tokens", "selection")
 
 
 def cells_frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -92,7 +92,8 @@ def documents_frame(rows: Iterable[Row], directory: Path | None = None) -> pd.Da
         ``image``: hash of the image's bytes, ``score``: higher is better, NaN where the benchmark
         scores no units), ``part.<name>`` per part of the benchmark's aggregate, and, from the
         journals, ``COMPLEXITY`` (NaN where it cannot be computed) and ``ANSWER`` (``visual``:
-        visual tokens that entered the language model).
+        visual tokens that entered the language model, ``selection``: equal where the
+        same patches of the image were kept).
     """
     done = [row for row in rows if row.status == "done" and row.clusters]
     frames = [_documents(row, directory) for row in done]
@@ -126,7 +127,11 @@ def _entry(entry: Entry | None) -> dict[str, Any]:
         return dict.fromkeys((*COMPLEXITY, *ANSWER))
     complexity = entry.complexity or {}
     visual = entry.visual[0] if isinstance(entry.visual, list) else entry.visual
-    said = {"answer": entry.answer, "visual": visual, "new_tokens": entry.new_tokens}
+    kept = {name: value for name, value in (entry.kept or {}).items() if name != "phases"}
+    said = {
+        **{"answer": entry.answer, "visual": visual, "new_tokens": entry.new_tokens},
+        "selection": json.dumps(kept, sort_keys=True),
+    }
     return {name: complexity.get(name, float("nan")) for name in COMPLEXITY} | said
 
 
