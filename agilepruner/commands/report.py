@@ -13,7 +13,8 @@ def run(words: list[str]) -> int:
     found, title = joined(runs), "+".join(names)
     wanted, reference = documents(settings.get("documents")), settings.get("reference")
     directory = runs[0].parent / title
-    problems = report(found.rows, directory, title, reference, runs, wanted, found.sheets)
+    sources = found.sheets if len(runs) > 1 else []
+    problems = report(found.rows, directory, title, reference, runs, wanted, sources)
     if problems:
         raise NotFinished(" ".join(problems))
     return 0
