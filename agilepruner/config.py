@@ -32,7 +32,7 @@ from agilepruner.ranges import (
     no_setting,
     shown,
 )
-from agilepruner.strategies.base import SHAPES, Strategy
+from agilepruner.strategies.base import NEEDS, Strategy
 
 CHECKPOINT = ("path", "revision", "dtype", "device", "attention", "image_processor")
 PACKAGES = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
@@ -100,9 +100,7 @@ class Model(TypedDict):
     max_new_tokens: Annotated[int, Range(1, 100_000)] | None
     default_new_tokens: NotRequired[Annotated[int, Range(1, 100_000), "where a task sets none"]]
     ignored_stops: NotRequired[list[str]]
-    provides: list[
-        Annotated[str, Rule(f"among {', '.join(SHAPES)}, seeds", {*SHAPES, "seeds"}.__contains__)]
-    ]
+    provides: list[Annotated[str, Rule(f"among {', '.join(NEEDS)}", NEEDS.__contains__)]]
     load: Annotated[Load, OPEN]
     erank_avg: NotRequired[Annotated[float, Range(1, 10_000), "mean effective rank"]]
     mme: NotRequired[Literal["total", "perception"]]

@@ -23,7 +23,7 @@ from agilepruner.ranges import Range, Rule, conform, declared
 from agilepruner.runner.plan import plan
 from agilepruner.strategies.adaptive.erank_share import ErankShare
 from agilepruner.strategies.adaptive.vispruner import VisPruner
-from agilepruner.strategies.base import SHAPES, Strategy
+from agilepruner.strategies.base import NEEDS, Strategy
 from agilepruner.strategies.decoder.pyramiddrop import PyramidDrop
 from agilepruner.strategies.decoder.schedule import DecoderStrategy, average
 
@@ -352,7 +352,7 @@ def test_no_range_is_left_out_of_the_schema():
 
 def test_what_a_model_provides_is_what_strategies_can_read():
     checked = check(composed())
-    assert set(checked["model"]["provides"]) <= {*SHAPES, "seeds"}
+    assert set(checked["model"]["provides"]) <= set(NEEDS)
 
 
 def test_results_in_a_place_that_cannot_be_written_are_refused(tmp_path, monkeypatch):

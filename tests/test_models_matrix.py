@@ -68,7 +68,7 @@ def test_images_of_one_shape_are_selected_together_as_alone(encoded, name):
             torch.testing.assert_close(expected, mixed, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - set(BEFORE_LLM)))
+@pytest.mark.parametrize("name", sorted(name for name, s in ALL.items() if s.inside))
 def test_pruning_inside_the_language_model_on_every_adapter(encoded, name):
     """All tokens enter, fewer arrive at the second layer, and a batch is as its documents alone."""
     _, model, tokens = encoded

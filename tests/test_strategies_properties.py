@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategy_configs import ALL, BEFORE_LLM, FOLDER, NAMES, random_tokens
 
 from agilepruner.errors import UserError
-from agilepruner.strategies.base import FAMILIES, SHAPES
+from agilepruner.strategies.base import FAMILIES, NEEDS, SHAPES
 from agilepruner.strategies.geometry import cosine_distances
 
 each = pytest.mark.parametrize("name", BEFORE_LLM)
@@ -43,7 +43,7 @@ def test_says_what_it_is(name):
     strategy = ALL[name]
     assert strategy.family in FAMILIES
     assert strategy.label
-    assert set(strategy.needs) <= set(SHAPES) | {"seeds"}
+    assert set(strategy.needs) <= set(NEEDS)
     assert (FOLDER / f"{name}.yaml").read_text().startswith(f"# @package strategy.{name}\n")
     hash(strategy)
 

@@ -112,6 +112,13 @@ class Adapter(ABC):
     def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
         """Run the vision tower once over the images; one entry per image, B = its tiles."""
 
+    def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:
+        """The images resized, so that the tower gives each ``grid`` (rows, columns) of tokens.
+
+        ``projected`` alone is captured. Models that can do it have ``resolution`` in ``provides``.
+        """
+        raise NotImplementedError("this model encodes images at its own resolution")
+
     @abstractmethod
     def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:
         """The selected (or merged) tokens of one image, projected and in prompt order."""

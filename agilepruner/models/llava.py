@@ -33,6 +33,8 @@ class LlavaAdapter(HuggingFaceAdapter):
             for strategies that compare patches with the question; None: there are no such.
     """
 
+    resizes = True  # an image can be encoded at a smaller grid
+
     def __init__(
         self, model: Any, *args: Any, joint_space: str | None = None, **settings: Any
     ) -> None:
@@ -40,6 +42,8 @@ class LlavaAdapter(HuggingFaceAdapter):
         self.joint_space = JointSpace(joint_space, model.device) if joint_space else None
         self.tower = self.find_tower()
         self.provides = self.tower.provides | {"projected", "seeds"}
+        if self.resizes:
+            self.provides = self.provides | {"resolution"}
         if self.joint_space:
             self.provides = self.provides | {"image_embeds", "text_embeds"}
         vision = self.config.vision_config
@@ -76,6 +80,18 @@ class LlavaAdapter(HuggingFaceAdapter):
         batch = VisualTokens(self.grid, seeds=seeds, **captured)
         return [batch[i] for i in range(len(images))]
 
+    @torch.inference_mode()
+    def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:
+        """By the processor's own rule for a smaller square; position embeddings interpolated."""
+        edge = grid[0] * self.config.vision_config.patch_size
+        size = {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}}
+        batch = self.image_processor(images=list(images), return_tensors="pt", **size)
+        captured = self.see(batch["pixel_values"], frozenset())
+        return [
+            VisualTokens(grid, seeds=(content_seed(image),), projected=projected[None])
+            for image, projected in zip(images, captured["projected"])
+        ]
+
     def see(self, pixels: Tensor, needs: frozenset[str]) -> dict[str, Tensor]:
         """One pass of the tower over B tiles (B, 3, H, W): fields of ``VisualTokens``."""
         pixels = pixels.to(self.model.device, self.model.dtype)
@@ -88,7 +104,13 @@ class LlavaAdapter(HuggingFaceAdapter):
     def hidden(self, pixels: Tensor) -> Tensor:
         """(B, T, C): the hidden states that the visual tokens are made of."""
         layer = self.config.vision_feature_layer
-        output = self.model.model.vision_tower(pixels, output_hidden_states=layer, return_dict=True)
+        smaller = pixels.shape[-1] != self.config.vision_config.image_size
+        output = self.model.model.vision_tower(
+            pixels,
+            output_hidden_states=layer,
+            return_dict=True,
+            **({"interpolate_pos_encoding": True} if smaller else {}),
+        )
         return output.hidden_states[layer]
 
     def text_embeds(self, question: str) -> Tensor:

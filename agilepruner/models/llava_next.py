@@ -55,6 +55,8 @@ class LlavaNextAdapter(LlavaAdapter):
         geometry: ``paper`` or ``native``.
     """
 
+    resizes = False  # its tiles are its resolutions
+
     def __init__(self, model: Any, *args: Any, geometry: str = "paper", **settings: Any) -> None:
         super().__init__(model, *args, **settings)
         if geometry not in GEOMETRIES:

@@ -47,6 +47,7 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             "received_object",
             "received_deep",
             "seeds",
+            "resolution",
         }
     )
 
@@ -64,6 +65,22 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
         batch = self.image_processor(images=list(images), return_tensors="pt")
+        return self._see(images, batch, needs)
+
+    @torch.inference_mode()
+    def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:
+        """The images resized as the processor does it, to the pixels that ``grid`` covers."""
+        edge = self.config.vision_config.patch_size * self.side
+        size = grid[1] * edge, grid[0] * edge
+        resample = self.image_processor.resample
+        smaller = [image.convert("RGB").resize(size, resample=resample) for image in images]
+        batch = self.image_processor(images=smaller, do_resize=False, return_tensors="pt")
+        return self._see(images, batch, frozenset())
+
+    def _see(
+        self, images: Sequence[Image.Image], batch: Any, needs: frozenset[str]
+    ) -> list[VisualTokens]:
+        """One pass of the tower over prepared images."""
         grids = batch["image_grid_thw"]
         visual = self.model.model.visual
         pixels = batch["pixel_values"].to(self.model.device, self.model.dtype)

@@ -65,7 +65,10 @@ class Settings:
 
 @dataclass
 class Picture:
-    """One encoded image: its tokens, its documents, its complexity and what a journal says."""
+    """One encoded image: its tokens, its documents, its complexity and what a journal says.
+
+    ``resized``: its tokens are those of a smaller image, its complexity that of the image.
+    """
 
     tokens: VisualTokens
     documents: list[Document]
@@ -76,6 +79,8 @@ class Picture:
     tiles: int = 1
     mosaic: list[int] | None = None
     view: list[float] | None = None
+    image: Any = None
+    resized: bool = False
     ranks: dict[bytes, float] = field(default_factory=dict)  # of kept tokens, by their anchors
 
 
@@ -308,7 +313,7 @@ class Answering:
             if not problem:
                 self._leave({d[0].image_key: t for (d, *_), t in zip(part, tokens)})
                 for (documents, image, note), t in zip(part, tokens):
-                    picture = Picture(t, documents, 0.0, {}, note)
+                    picture = Picture(t, documents, 0.0, {}, note, image=image)
                     picture.offered, picture.tiles = self.adapter.offered(t), self.adapter.tiles(t)
                     if (shape := self.adapter.mosaic(t)) is not None:
                         picture.mosaic = list(shape)
@@ -464,9 +469,10 @@ class Answering:
 
     def _choose(self, cell: Cell, pictures: list[Picture]) -> tuple[list[Prompt], list[Failure]]:
         """Prompts of one cell, and what failed; nothing is written here: threads call it."""
-        started = time.perf_counter()
         prompts: list[Prompt] = []
         failures: list[Failure] = []
+        pictures = self._at_its_grid(cell, pictures, failures)
+        started = time.perf_counter()
         for same in _by_grid(pictures):
             for picture, picked in self._select(cell, same, failures):
                 for document, (visual, complexity, kept) in picked:
@@ -485,6 +491,47 @@ class Answering:
         for prompt in prompts:
             prompt.select_seconds = share
         return prompts, failures
+
+    def _at_its_grid(
+        self, cell: Cell, pictures: list[Picture], failures: list[Failure]
+    ) -> list[Picture]:
+        """The images as a strategy wants them encoded: as they are, or anew and smaller."""
+        grids = [cell.strategy.grid(picture.tokens.grid, cell.budget) for picture in pictures]
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, (picture, grid) in enumerate(zip(pictures, grids)):
+            if grid != picture.tokens.grid:
+                alike[grid].append(i)
+        found: dict[int, Picture | None] = {}
+        for grid, numbers in alike.items():
+            for part in chunks(numbers, self._most_images):
+                smaller = self._resize(cell, [pictures[i] for i in part], grid, failures)
+                found |= zip(part, smaller)
+        seen = [found.get(i, picture) for i, picture in enumerate(pictures)]
+        return [picture for picture in seen if picture is not None]
+
+    def _resize(
+        self,
+        cell: Cell,
+        pictures: list[Picture],
+        grid: tuple[int, int],
+        failures: list[Failure],
+    ) -> list[Picture | None]:
+        """Images encoded at a smaller grid; after an error one by one, None for what failed."""
+        started = time.perf_counter()
+        try:
+            encoded = self.adapter.encode_at([picture.image for picture in pictures], grid)
+        except Exception as error:
+            if len(pictures) > 1:
+                return [one for p in pictures for one in self._resize(cell, [p], grid, failures)]
+            log.debug("encoding failed", exc_info=True)
+            why = f"encoding at {grid[0]} x {grid[1]} tokens failed: {cause(error)}"
+            failures += [(cell, document, why) for document in pictures[0].documents]
+            return [None]
+        share = (time.perf_counter() - started) / sum(len(p.documents) for p in pictures)
+        return [
+            replace(p, tokens=tokens, encode_seconds=round(share, 6), ranks={}, resized=True)
+            for p, tokens in zip(pictures, encoded)
+        ]
 
     def _select(
         self, cell: Cell, pictures: list[Picture], failures: list[Failure]
@@ -692,7 +739,7 @@ def _known_rank(picture: Picture, visual: Visual, key: bytes) -> float | None:
     if key and key in picture.ranks:
         return picture.ranks[key]
     whole = picture.tokens.projected
-    same = len(whole) == 1 and visual.embeds.shape == whole[0].shape
+    same = not picture.resized and len(whole) == 1 and visual.embeds.shape == whole[0].shape
     return (
         picture.complexity["erank_input"] if same and torch.equal(visual.embeds, whole[0]) else None
     )

@@ -241,6 +241,8 @@ def promised_tokens(
 ) -> list[int] | None:
     """Visual tokens of each decoder layer; None where the image decides."""
     strategy, tile = cell.strategy, prod(entry.grid or (0, 0))
+    if "resolution" in strategy.needs:
+        return [_largest_grid(entry, cell.budget)] * layers
     if strategy.inside:
         return strategy.promise(entry.offered, cell.budget, layers)
     promised = strategy.promise(tile, facts["tile_budget"], layers)
@@ -251,6 +253,22 @@ def promised_tokens(
     if not facts["exact_budget"]:  # newlines between rows of tiles come with what is kept
         return None
     return [entry.tiles * count for count in promised]
+
+
+def _largest_grid(entry: Entry, budget: int) -> int:
+    """Tokens of a resized image, held to be as many as its shape allows within the budget.
+
+    Raises:
+        CellFailed: they are not.
+    """
+    rows, columns = entry.grid or (0, 0)
+    tokens = rows * columns
+    if tokens != entry.offered and not tokens <= budget < (rows + 1) * (columns + 1):
+        raise CellFailed(
+            f"document {entry.doc}: encoded at {rows} x {columns} tokens, which is not the largest "
+            f"grid of its shape within the budget of {budget}"
+        )
+    return tokens
 
 
 def measures(

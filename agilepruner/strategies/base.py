@@ -131,7 +131,7 @@ class VisualTokens:
             UserError: naming the tensor, the shape seen and the shape expected.
         """
         sizes: dict[str, int] = {"N": self.count, "N+1": self.count + 1}
-        for name in sorted(needs - {"seeds"}):
+        for name in sorted(needs - {"seeds", "resolution"}):
             value = getattr(self, name)
             if value is None:
                 raise UserError(f"'{name}' is needed but was not captured from the model.")
@@ -167,6 +167,7 @@ SHAPES = {
     "received_object": ("B", "N"),
     "received_deep": ("B", "N"),
 }
+NEEDS = (*SHAPES, "seeds", "resolution")  # what strategies may need of a model
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,8 @@ class Strategy:
     Class attributes:
         family: one of ``FAMILIES``.
         label: the published name, as tables print it.
-        needs: names of the ``VisualTokens`` fields that ``select`` reads.
+        needs: names of the ``VisualTokens`` fields that ``select`` reads; ``resolution``: that the
+            model can encode an image at the ``grid`` that the strategy asks for.
         merges: whether output tokens are mixtures (``Selection.weights``).
         paper: arXiv id or URL; empty for baselines.
         golden: the released code that golden vectors compare with, as tables of strategies say it;
@@ -306,6 +308,15 @@ class Strategy:
     def reads_question(self) -> bool:
         """Whether the choice depends on the question, so that each needs a choice of its own."""
         return "text_embeds" in self.needs
+
+    def grid(self, own: tuple[int, int], budget: int) -> tuple[int, int]:
+        """Grid (rows, columns) of visual tokens at which an image is to be encoded.
+
+        Args:
+            own: the grid that the model gives it.
+            budget: tokens to keep.
+        """
+        return own
 
     def promise(self, tokens: int, budget: int, layers: int) -> list[int] | None:
         """Visual tokens that each decoder layer will see: what the audit of a run holds it to.
