@@ -162,7 +162,8 @@ def costs(run: Run, size: Size) -> list[Cost]:
         layers = seen[id(cell)]
         new = run.config["benchmark"][cell.benchmark].get("new_tokens", ANSWER_TOKENS)
         chosen = selection_flops(cell.strategy, size.arch, cell.budget // tiles, tiles)
-        grid = cell.strategy.grid(tuple(s // size.arch.merge for s in size.arch.grid), cell.budget)
+        rows, columns = (side // size.arch.merge for side in size.arch.grid)
+        grid = cell.strategy.grid((rows, columns), cell.budget)
         arch = size.arch.at_grid(*(side * size.arch.merge for side in grid))
         parts = document_flops(arch, layers, TEXT_TOKENS, new, tiles, chosen)
         memory = size.memory(
