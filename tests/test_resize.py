@@ -13,7 +13,7 @@ from agilepruner import flops
 from agilepruner.errors import UserError
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.report.frames import entries_of
-from agilepruner.runner.run import rows_in
+from agilepruner.runner.stored import rows_in
 from agilepruner.strategies.baseline.resize import Resize
 
 suite = runs.suite

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agilepruner.config import build_strategies, check, strategy_class
+from agilepruner.config import build_strategies, check
 from agilepruner.errors import UserError
 from agilepruner.hub import Part, check_room
 from agilepruner.places import CONFIGS
@@ -145,8 +145,9 @@ def _fed(model: Mapping[str, Any]) -> list[str]:
     found = []
     for path in sorted((CONFIGS / "strategy").glob("*.yaml")):
         said: Any = OmegaConf.to_container(OmegaConf.load(path))
-        if strategy_class(said, f"strategy.{path.stem}").needs <= set(model["provides"]):
-            found.append(path.stem)
+        ((name, strategy), *_) = build_strategies({path.stem: said})
+        if strategy.needs <= set(model["provides"]):
+            found.append(name)
     return found
 
 
