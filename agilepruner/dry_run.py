@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,12 @@ def describe(run: Run) -> str:
         log.debug("nothing is here yet: %s", error)
     dtype = getattr(torch, model["load"]["dtype"])
     built = on_meta(config, dtype)
+    arch = Architecture.of(built)
+    if not hasattr(config.vision_config, "image_size"):  # a square of the nominal number of tokens
+        side = isqrt(model["visual_tokens"]) * arch.merge
+        arch = arch.at_grid(side, side)
     size = Size(
-        Architecture.of(built),
+        arch,
         sum(weight.numel() for weight in built.parameters()),
         dtype.itemsize,
     )

@@ -4,7 +4,7 @@ Tiny random models of the real classes with the real token geometry. Bit-identic
 numbers are computed in the same order; within float32 rounding where batches or masks differ.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import tiny_models as tiny
@@ -13,8 +13,11 @@ from transformers.models.llava_next.modeling_llava_next import get_anyres_image_
 
 from agilepruner.models.base import Visual
 from agilepruner.strategies.base import Selection, keep_all
+from agilepruner.strategies.decoder.fastv import FastV
+from agilepruner.strategies.decoder.schedule import Stage
 
 STEPS = 6
+QWEN = ("qwen", "qwen3")
 ROUNDING = 2e-5  # float32 logits of standard deviation 1.5, after six greedy steps
 
 
@@ -45,7 +48,7 @@ def plain(model, kind, count):
     extra = {}
     if kind == "llava":
         sizes = [576] * count
-    elif kind == "qwen":
+    elif kind in QWEN:
         sizes = (batch["image_grid_thw"].prod(dim=1) // 4).tolist()
         extra["image_grid_thw"] = batch["image_grid_thw"]
     else:
@@ -53,7 +56,7 @@ def plain(model, kind, count):
         sizes = [len(feature) for feature in features.pooler_output]
         extra["image_sizes"] = batch["image_sizes"]
     ids, mask = left_pad([model._expand(ids, size) for ids, size in zip(prompts, sizes)])
-    if kind == "qwen":
+    if kind in QWEN:
         extra["mm_token_type_ids"] = (ids == model.image_token).int()
     output = model.model.generate(
         input_ids=ids, attention_mask=mask, pixel_values=pixels, **extra, **settings()
@@ -152,8 +155,10 @@ def test_pruned_is_the_official_reindexed_layout(kind, dtype):
     assert float((logits - expected[1]).abs().max()) == 0.0
 
 
-def test_pruned_qwen_is_the_full_sequence_with_the_dropped_positions_masked():
-    model, tokens, prompts = encode("qwen")
+@pytest.mark.parametrize("kind", QWEN)
+def test_pruned_qwen_is_the_full_sequence_with_the_dropped_positions_masked(kind):
+    """Of Qwen3-VL with DeepStack: its features leave with their tokens."""
+    model, tokens, prompts = encode(kind)
     selections = [every(t, step) for t, step in zip(tokens, (2, 3, 5))]
     visuals = [model.embed(t, s) for t, s in zip(tokens, selections)]
     answers, logits = run(model, prompts, visuals)
@@ -167,7 +172,7 @@ def test_pruned_qwen_is_the_full_sequence_with_the_dropped_positions_masked():
         output = model.model.generate(
             input_ids=full,
             attention_mask=mask,
-            mm_encoder_outputs={"image": type("Output", (), {"pooler_output": [whole.embeds]})()},
+            mm_encoder_outputs={"image": model.encoder_outputs([whole])},
             **model.positions([ids], [whole], [0]),
             **settings(),
         )
@@ -213,9 +218,10 @@ def test_a_batch_gives_what_each_document_gives_alone(kind):
 def test_what_enters_the_language_model_is_counted_from_its_cache(kind):
     model, tokens, prompts = encode(kind)
     visuals = [model.embed(t, every(t, step)) for t, step in zip(tokens, (4, 9, 16))]
+    layers = model.config.text_config.num_hidden_layers
     for ids, visual, answer in zip(prompts, visuals, model.generate(prompts, visuals, STEPS)):
-        assert answer.visual == (len(visual),) * 2  # two layers
-        assert answer.prefill == (len(visual) + len(ids) - 1,) * 2
+        assert answer.visual == (len(visual),) * layers
+        assert answer.prefill == (len(visual) + len(ids) - 1,) * layers
         assert 1 <= answer.new_tokens <= STEPS
 
 
@@ -237,13 +243,19 @@ def hand_placed(model, prompts, visuals, image_places):
         position = torch.cat(places, dim=1)  # (1 or 3, n)
         said, seen = [], []
         for _ in range(STEPS):
-            output = model.model(
+            deep = {}
+            if visual.deep is not None:
+                here = torch.zeros(1, len(sequence), dtype=torch.bool)
+                here[0, at : at + len(visual)] = True
+                deep = {"visual_pos_masks": here, "deepstack_visual_embeds": list(visual.deep)}
+            output = model.model.get_decoder()(
                 inputs_embeds=sequence[None],
                 attention_mask=torch.ones(1, len(sequence)),
                 position_ids=position if len(position) == 1 else position[:, None],
                 use_cache=False,
+                **deep,
             )
-            seen.append(output.logits[0, -1])
+            seen.append(model.model.lm_head(output.last_hidden_state)[0, -1])
             said.append(int(seen[-1].argmax()))
             sequence = torch.cat([sequence, table(torch.tensor(said[-1:]))])
             position = torch.cat([position, position[:, -1:] + 1], dim=1)
@@ -256,11 +268,11 @@ def places_of(kind, positions, tokens, selection, visual):
     """Where kept tokens and the text behind the image are, counted from the selection."""
     kept = selection.indices
     rows, columns = tokens.grid
-    if positions == "reset" and kind == "qwen" and kept.shape[1] == tokens.count:
+    if positions == "reset" and kind in QWEN and kept.shape[1] == tokens.count:
         positions = "keep"  # nothing is dropped: as the plain model has it
     if positions == "reset":
-        return torch.arange(len(visual)).expand(3 if kind == "qwen" else 1, -1), len(visual)
-    if kind == "qwen":
+        return torch.arange(len(visual)).expand(3 if kind in QWEN else 1, -1), len(visual)
+    if kind in QWEN:
         time = torch.zeros_like(kept)
         return torch.cat([time, kept // columns, kept % columns]), max(rows, columns)
     if kind == "llava":
@@ -309,3 +321,48 @@ def test_a_token_that_is_no_patch_shares_the_place_before_it():
     assert anchors[:2] == [0, -1]  # the padding of the first tile is dropped
     there = [order.index(t * n + i) if t * n + i in order else -1 for t in (1,) for i in (0, 300)]
     assert anchors[2:5] == [*there, -1]
+
+
+@dataclass(frozen=True)
+class Planned(FastV):
+    """FastV that keeps a share of the tokens before the second layer."""
+
+    share: float = 1.0
+
+    def plan(self, layers, tokens, budget):
+        return [Stage(1, int(self.share * tokens), 0)]
+
+
+@torch.inference_mode()
+def test_deepstack_features_behind_a_stage_are_those_of_the_tokens_left():
+    """Nothing dropped is the plain model; half of it dropped, the layers run by hand."""
+    model, tokens, prompts = encode("qwen3", count=1)
+    visual, ids = model.embed(tokens[0], keep_all(tokens[0])), prompts[0]
+    plain_logits = run(model, prompts, [visual])[1]
+    for share in (1.0, 0.5):
+        kept = []
+        output, *_ = model.run(
+            prompts, [visual], 1, (Planned(share=share), 9), output_logits=True, prefills=kept
+        )
+        logits = output.logits[0][0]
+        if share == 1:
+            assert float((logits - plain_logits[0, 0]).abs().max()) == 0.0
+            continue
+        decoder, at = model.model.get_decoder(), ids.index(model.image_token)
+        table = decoder.get_input_embeddings()
+        parts = [table(torch.tensor(ids[:at])), visual.embeds, table(torch.tensor(ids[at + 1 :]))]
+        hidden = torch.cat(parts)[None]
+        places = model.positions(prompts, [visual], [0])["position_ids"][1:]
+        rotary = decoder.rotary_emb(hidden, places)
+        hidden = decoder.layers[0](hidden, position_embeddings=rotary)
+        hidden[0, at : at + len(visual)] += visual.deep[0]
+        mine = kept[0].kept[0][0]
+        rest = torch.cat([torch.arange(at), mine, torch.arange(at + len(visual), hidden.shape[1])])
+        hidden, rotary = hidden[:, rest], tuple(part[:, rest] for part in rotary)
+        hidden = decoder.layers[1](hidden, position_embeddings=rotary)
+        hidden[0, at : at + len(mine)] += visual.deep[1][mine - at]
+        hidden = decoder.layers[2](hidden, position_embeddings=rotary)
+        expected = model.model.lm_head(decoder.norm(hidden))[0, -1]
+        assert len(mine) == len(visual) // 2
+        assert float((logits - expected).abs().max()) < ROUNDING
+        assert float((logits - plain_logits[0, 0]).abs().max()) > 0.1

@@ -33,6 +33,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2VLImageProcessorPil,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
 )
 
@@ -40,8 +42,9 @@ from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.llava_next import LlavaNextAdapter
 from agilepruner.models.llava_onevision import LlavaOnevisionAdapter
 from agilepruner.models.qwen2_5_vl import Qwen2_5VLAdapter
+from agilepruner.models.qwen3_vl import Qwen3VLAdapter
 
-KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision")
+KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision", "qwen3")
 WORDS = [f"w{i}" for i in range(180)]
 SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|image_pad|>", "<|vision_start|>"]
 SPECIAL += ["<|vision_end|>", "<|video_pad|>"]
@@ -164,6 +167,33 @@ def build(kind, dtype=torch.float32, attention="sdpa", layers=2):
             vision_end_token_id=token("<|vision_end|>"),
         )
         cls = Qwen2_5_VLForConditionalGeneration
+    elif kind == "qwen3":  # the second DeepStack feature is added behind where pruning begins
+        config = Qwen3VLConfig(
+            text_config={
+                **LANGUAGE,
+                "head_dim": 12,
+                "num_hidden_layers": 3,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "mrope_section": [2, 2, 2],
+                    "rope_theta": 1e4,
+                },
+            },
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 48,
+                "depth": 4,
+                "num_heads": 4,
+                "out_hidden_size": 48,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [1, 2],
+            },
+            image_token_id=token("<|image_pad|>"),
+            video_token_id=token("<|video_pad|>"),
+            vision_start_token_id=token("<|vision_start|>"),
+            vision_end_token_id=token("<|vision_end|>"),
+        )
+        cls = Qwen3VLForConditionalGeneration
     elif kind == "onevision":
         config = LlavaOnevisionConfig(
             vision_config=SiglipVisionConfig(**{**TOWER, "image_size": 112}, vision_use_head=False),
@@ -201,8 +231,11 @@ def processor(kind):
     crop = {"height": 336, "width": 336}
     if kind == "llava":
         return LlavaImageProcessorPil(do_pad=True, size=edge, crop_size=crop)
-    if kind == "qwen":
-        return Qwen2VLImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112896})
+    if kind in ("qwen", "qwen3"):
+        return Qwen2VLImageProcessorPil(
+            size={"shortest_edge": 56 * 56, "longest_edge": 112896},
+            patch_size=14 if kind == "qwen" else 16,
+        )
     if kind == "onevision":
         size = {"height": 112, "width": 112}
         return LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=ONEVISION_PINPOINTS)
@@ -214,9 +247,9 @@ def processor(kind):
 def adapter(kind, dtype=torch.float32, attention="sdpa"):
     """The adapter of a tiny model; shared by tests, which must not change it."""
     model = build(kind, dtype, attention)
-    if kind == "qwen":
+    if kind in ("qwen", "qwen3"):
         prompt = "w1 <|vision_start|> <|image_pad|> <|vision_end|> {question} w2"
-        return Qwen2_5VLAdapter(
+        return (Qwen2_5VLAdapter if kind == "qwen" else Qwen3VLAdapter)(
             model, tokenizer(), processor(kind), prompt, placeholder="<|image_pad|>", full=144
         )
     prompt = "w1 w7 <image> {question} w2"

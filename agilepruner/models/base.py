@@ -34,6 +34,7 @@ class Visual:
             as the adapter has it (``own_positions``). With every token kept, both are the same.
         patches: (K,) the patch of each, counted through the image's tiles; -1: none (a newline).
             None: the anchors are just that.
+        deep: (L, K, D) what the first L decoder layers add to the tokens (DeepStack), if any.
     """
 
     embeds: Tensor
@@ -42,6 +43,7 @@ class Visual:
     layout: Any = None
     positions: str | None = None
     patches: Tensor | None = None
+    deep: Tensor | None = None
 
     def __len__(self) -> int:
         return self.embeds.shape[0]

@@ -102,6 +102,7 @@ class Prefill:
         self._prefilling = False
         self._raters: list[Tensor] = []  # per row, positions in the whole prompt
         self._normed: Tensor | None = None  # input of the previous layer's attention
+        self._deep: dict[int, Tensor] = {}  # layer -> DeepStack features still to be added
         self._decoding: dict[int, tuple[Any, Any]] = {}  # stage -> mask and rotary of this step
 
     @contextmanager
@@ -109,6 +110,7 @@ class Prefill:
         """Attach to the model's layers for the block."""
         layers = self.model.layers
         handles = [layers[0].register_forward_pre_hook(self._begin, with_kwargs=True)]
+        handles.append(self.model.register_forward_pre_hook(self._take_deep, with_kwargs=True))
         for index in range(min(self.starts, default=len(layers)), len(layers)):
             handles.append(
                 layers[index].register_forward_pre_hook(self._layer_hook(index), with_kwargs=True)
@@ -125,6 +127,28 @@ class Prefill:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _take_deep(self, _model: Any, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict]:
+        """DeepStack features that would be added behind the first stage are added here instead."""
+        self._deep = {}
+        given, mask = named.get("deepstack_visual_embeds"), named.get("visual_pos_masks")
+        if given is None or mask is None or not self.starts:
+            return args, named
+        if len(given) >= len(self.model.layers):
+            raise ValueError("DeepStack features for every decoder layer cannot be pruned inside")
+        first = self.starts[0]
+        for layer, features in enumerate(given[first:], first + 1):
+            whole = features.new_zeros(*mask.shape, features.shape[-1])
+            whole[mask] = features
+            self._deep[layer] = whole  # (B, L, D), added before this layer
+        return args, {**named, "deepstack_visual_embeds": given[:first]}
+
+    def _add_deep(self, hidden: Tensor, index: int) -> Tensor:
+        """Hidden states with the DeepStack features of what is still there; merged tokens: none."""
+        prompt, whole = self._prompts[-1], self._deep[index]
+        at = prompt.origin.clamp_min(0)[:, :, None].expand(-1, -1, whole.shape[-1])
+        there = (prompt.visual & (prompt.origin >= 0))[:, :, None]
+        return torch.where(there, hidden + whole.gather(1, at).to(hidden.dtype), hidden)
 
     def _begin(self, _layer: Any, args: tuple, named: dict[str, Any]) -> None:
         """At the first layer: is this the prefill of a new call, or a decoding step?"""
@@ -161,6 +185,8 @@ class Prefill:
         def shorten_layer(layer: Any, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict]:
             hidden = _hidden(args, named)
             cache = named.get("past_key_values")
+            if self._prefilling and index in self._deep:
+                hidden = self._add_deep(hidden, index)
             if self._prefilling and index in self.starts:
                 hidden = self._stage(index, layer, hidden, cache)
             stage = sum(start <= index for start in self.starts)
@@ -230,7 +256,7 @@ class Prefill:
         else:  # text keeps its distance from the end
             asking = self._raters[row] + len(normed) - self._first_mask.shape[1]
         rotary = tuple(part[row : row + 1, asking] for part in before.rotary)
-        queries = _heads(layer.self_attn, layer.self_attn.q_proj(normed[asking])[None])
+        queries = _heads(layer.self_attn, "q", normed[asking][None])
         queries = _rotate(layer.self_attn, queries, rotary)[0]  # (H, Q, d)
         keys = keys.repeat_interleave(len(queries) // len(keys), dim=0)  # (H, L, d)
         logits = (queries @ keys.mT).float() * layer.self_attn.scaling  # (H, Q, L)
@@ -244,10 +270,11 @@ class Prefill:
         if self.strategy.ranks != "next" and cache is not None:
             return cache.layers[index - 1].keys
         if self.strategy.ranks != "next":
+            assert self._normed is not None
             layer, normed = self.model.layers[index - 1], self._normed
         else:
             normed = layer.input_layernorm(hidden)
-        keys = _heads(layer.self_attn, layer.self_attn.k_proj(normed))
+        keys = _heads(layer.self_attn, "k", normed)
         return _rotate(layer.self_attn, keys, before.rotary)
 
     def _assemble(
@@ -346,9 +373,11 @@ def _hidden(args: tuple, named: dict[str, Any]) -> Tensor:
     return args[0] if args else named["hidden_states"]
 
 
-def _heads(attention: Any, projected: Tensor) -> Tensor:
-    """(B, L, heads * d) -> (B, heads, L, d)."""
-    return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+def _heads(attention: Any, kind: str, normed: Tensor) -> Tensor:
+    """Queries ("q") or keys ("k") of an attention module: (B, L, D) -> (B, heads, L, d)."""
+    states = getattr(attention, f"{kind}_proj")(normed).unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{kind}_norm", None)  # of each head, as Qwen3 has it
+    return (states if norm is None else norm(states)).transpose(1, 2)
 
 
 def _rotate(attention: Any, states: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:

@@ -163,15 +163,13 @@ class HuggingFaceAdapter(Adapter):
         if pruning is not None:
             decoder = self.model.get_decoder()
             pruned = shorten(decoder, *pruning, ids == self.image_token, mask)
-        embeds: Any = [visual.embeds for visual in visuals]
-        encoded = BaseModelOutputWithPooling(pooler_output=embeds)
         with pruned as prefill:
             if prefills is not None and prefill is not None:
                 prefills.append(prefill)
             output = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                mm_encoder_outputs={"image": encoded},
+                mm_encoder_outputs={"image": self.encoder_outputs(visuals)},
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
@@ -206,6 +204,11 @@ class HuggingFaceAdapter(Adapter):
             return super().view(image)
         across, down = side / width, side / height
         return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
+
+    def encoder_outputs(self, visuals: Sequence[Visual]) -> Any:
+        """The images as the model takes them from its own encoder."""
+        embeds: Any = [visual.embeds for visual in visuals]
+        return BaseModelOutputWithPooling(pooler_output=embeds)
 
     def positions(
         self, prompts: Sequence[list[int]], visuals: Sequence[Visual], pads: Sequence[int]

@@ -52,6 +52,7 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
     )
 
     own_positions = "keep"
+    kind: type[VisualTokens] = VisualTokens
 
     def __init__(self, *args: Any, full: int = 1225, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -93,8 +94,7 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             output = visual(pixels, grid_thw=grids.to(pixels.device), return_dict=True)
         square = self.side**2
         back = self._raster_order(grids).to(pixels.device)
-        features = output.last_hidden_state.unflatten(0, (-1, square)).flatten(1)[back]
-        captured = {"features": features, "projected": output.pooler_output}
+        captured = self._captured(output, back)
         received = {block: tap.received_attention(square)[back] for block, tap in tapped.items()}
         encoded = []
         start = 0
@@ -105,12 +105,21 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             for name, block in wanted.items():
                 row = received[block][part]  # (N,)
                 fields[name] = row[None] if name.startswith("received") else row[None, None]
-            encoded.append(VisualTokens(grid, seeds=(content_seed(image),), **fields))
+            encoded.append(self.kind(grid, seeds=(content_seed(image),), **fields))
         return encoded
+
+    def _captured(self, output: Any, back: Tensor) -> dict[str, Tensor]:
+        """Of all images, one behind the other in raster order: features and tokens."""
+        patches = output.last_hidden_state.unflatten(0, (-1, self.side**2))
+        return {"features": patches.flatten(1)[back], "projected": output.pooler_output}
+
+    def _full_blocks(self) -> list[int]:
+        """Blocks of the tower in which every patch sees the whole image."""
+        return sorted(self.config.vision_config.fullatt_block_indexes)
 
     def _blocks(self, needs: frozenset[str]) -> dict[str, int]:
         """The block at which each needed kind of attention is read."""
-        full = sorted(self.config.vision_config.fullatt_block_indexes)
+        full = self._full_blocks()
         blocks = {"attention": full[-1], "received_deep": full[-1]}
         for name, depth in (("attention_local", LOCAL_DEPTH), ("received_object", OBJECT_DEPTH)):
             least = at_depth(depth, self.model.model.visual.blocks)
