@@ -5,10 +5,23 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# make reproduce-table MODEL=llava_1_5_7b SUITE=hub LIMIT=100 ARGS="budget=[64]"
+# make reproduce-table TABLE=chair MODEL=llava_1_5_7b LIMIT=100 ARGS="budget=[64]"
 MODEL ?= demo
 SUITE ?= $(if $(filter demo,$(MODEL)),embedded,hub)
-TABLE ?= $(if $(filter demo,$(MODEL)),main,$(MODEL))
+TABLES := main 13b next qwen chair enhancement_hybrid enhancement_mixture
+TABLE ?= $(or $(filter $(MODEL),$(basename $(notdir $(wildcard configs/table/*.yaml)))),main)
+# The recipe of a table on the model that the paper has it of; MODEL=own takes that one.
+OWN_main := llava_1_5_7b
+OWN_13b  := llava_1_5_13b
+OWN_next := llava_next_7b
+OWN_qwen := qwen2_5_vl_7b
+OWN_chair := llava_1_5_7b_chair
+OWN_enhancement_hybrid  := llava_1_5_7b_enhancement_hybrid
+OWN_enhancement_mixture := llava_1_5_7b_enhancement_mixture
+own    = $(if $(filter own,$(MODEL)),$(OWN_$1),$(filter $(MODEL) $(MODEL)_%,$(OWN_$1) $(filter $(MODEL),$1)))
+moved  = table=$1 model=$(MODEL) suite=$(SUITE) $(if $(filter demo,$(MODEL)),,protocol=paper name=$1_$(MODEL))
+recipe = $(if $(call own,$1),table=$(call own,$1) suite=$(SUITE),$(moved))
+WANTED := $(if $(filter all,$(TABLE)),$(foreach t,$(TABLES),$(if $(filter demo,$(MODEL))$(call own,$t),$t)),$(TABLE))
 override LIMIT := $(if $(LIMIT),limit=$(LIMIT))
 override DRY   := $(if $(DRY_RUN),dry_run=true)
 
@@ -18,6 +31,12 @@ ANALYSES := $(filter-out none,$(basename $(notdir $(wildcard configs/analysis/*.
 
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  TABLE=$(subst $() ,|,$(strip $(TABLES)))"
+	@echo "        or all: runs what is missing (tables share cells, nothing is answered twice) and prints each"
+	@echo "  MODEL=demo (synthetic, on any CPU), own (the table's own model, from the hub), or a name:"
+	@echo "        $(sort $(basename $(notdir $(wildcard configs/model/*.yaml))))"
+	@echo "  LIMIT=20 for a first look; DRY_RUN=1 to see costs and run nothing; ARGS=\"budget=[64]\" for any setting"
 
 setup: $(STAMP) ## Make the environment in .venv (once; in seconds when it exists)
 
@@ -33,8 +52,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python scripts/check_torchvision.py --remove
 	@touch $@
 
-reproduce-table: $(STAMP) ## Print the paper's table, measured (MODEL=demo on the embedded suite)
-	@$(BIN)/agilepruner table=$(TABLE) model=$(MODEL) suite=$(SUITE) $(LIMIT) $(DRY) $(ARGS)
+reproduce-table: $(STAMP) ## Print a table of the paper, measured (TABLE=, MODEL=: see below)
+	@status=0; $(foreach t,$(WANTED),$(BIN)/agilepruner $(call recipe,$t) $(LIMIT) $(DRY) $(ARGS) || status=$$?; \
+		[ $$status != 130 ] || exit 130;) exit $$status
 
 analyses: $(STAMP) ## The paper's study, every analysis, and docs/study.md (LIMIT=20 for a first look)
 	@for name in $(ANALYSES); do \

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from traceback import walk_tb
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from agilepruner import commands
 from agilepruner.errors import NotFinished, UserError
-from agilepruner.overrides import explain, one_choice_each
+from agilepruner.overrides import explain, names, one_choice_each
 from agilepruner.places import CONFIGS, project
 from agilepruner.ranks import first
 from agilepruner.reporting import report, show, together
@@ -84,30 +85,38 @@ def _apart(launcher: Any) -> bool:
 
 
 def _run(config: DictConfig) -> None:
+    from agilepruner.report.published import check_table
+    from agilepruner.report.settings import Settings
     from agilepruner.runner.plan import identify, plan
     from agilepruner.runner.run import execute
 
     one_choice_each(HydraConfig.get().overrides.task)
-    planned = plan(config)
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    planned = plan(config, beside=names("strategy") if multirun else ())
+    settings = Settings.of(planned.config)
     if planned.config["dry_run"]:
         from agilepruner.dry_run import describe
 
         show(describe(planned))
         return
+    check_table(settings.paper)
     planned = identify(planned)
-    write = partial(_write_so_far, planned) if first() else lambda rows: None  # one prints
+    write = (
+        partial(_write_so_far, planned, settings) if first() else lambda rows: None
+    )  # one prints
     outcome = execute(planned, write, _first_look(planned.config))
     problems = [outcome.problem] if outcome.problem else []
+    if planned.config["noise"] and not outcome.problem:
+        problems += _noise(planned)
     if not first():  # it would end the others with a status of its own
         return
     shown = outcome.rows
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if multirun:
         shown = _with_earlier(planned, outcome.rows)
     if planned.config["analysis"]:
         problems += _analyse(planned, outcome.rows)
     else:
-        reference = planned.config["reference"]
-        problems += report(shown, planned.directory, planned.config["name"], reference)
+        problems += report(shown, planned.directory, planned.config["name"], settings)
     _log(planned, outcome.rows)
     failed = [row for row in outcome.rows if row.status != "done"]
     if failed:
@@ -121,6 +130,18 @@ def _run(config: DictConfig) -> None:
         raise NotFinished(" ".join(problems))
 
 
+def _noise(planned: Any) -> list[str]:
+    """Answer vanilla once more, for the noise floor; what went wrong."""
+    from agilepruner.runner.run import execute, once_more
+
+    again = once_more(planned)
+    log.info("the noise floor: vanilla once more, batch_size=%d", again.config["batch_size"])
+    outcome = execute(again)
+    failed = [row for row in outcome.rows if row.status != "done"]
+    problems = [f"The noise floor is not whole: {failed[0].error}."] if failed else []
+    return problems + ([outcome.problem] if outcome.problem else [])
+
+
 def _first_look(config: Any) -> Any:
     """What vanilla's first answers are held against; None where nothing was published."""
     from agilepruner.report.anchor import far_from_published, is_published
@@ -129,13 +150,17 @@ def _first_look(config: Any) -> Any:
     return far_from_published if published else None
 
 
-def _write_so_far(planned: Any, rows: list[Any]) -> None:
+def _write_so_far(planned: Any, settings: Any, rows: list[Any]) -> None:
     """Bring table and page up to date while the run goes on."""
+    from agilepruner.report.settings import FILE
     from agilepruner.report.table import make_report
     from agilepruner.runner.claims import Claims
 
+    there = settings.reference in {row.strategy for row in rows}
+    judged = settings if there else replace(settings, reference=None)  # its line comes later
     try:
-        report = make_report(rows, planned.config["name"])
+        report = make_report(rows, planned.config["name"], None, judged)
+        report = replace(report, files={**report.files, FILE: settings.text()})
         with Claims(planned.directory) as claims:
             claims.take("report", wait=True)
             report.write(planned.directory)
@@ -223,11 +248,13 @@ def _log_to_stderr() -> None:
 
 def _report_sweep(config: DictConfig) -> None:
     """The table of a sweep whose jobs printed theirs elsewhere."""
+    from agilepruner.report.settings import Settings
     from agilepruner.runner.stored import rows_in
 
     directory = Path(str(config.results)) / str(config.name)
     rows = together(rows_in(directory))
-    for problem in report(rows, directory, str(config.name), config.reference) if rows else []:
+    settings = Settings.of(config)
+    for problem in report(rows, directory, str(config.name), settings) if rows else []:
         log.error("%s", problem)
 
 

@@ -217,6 +217,13 @@ class Logger(TypedDict):
     mode: NotRequired[Literal["auto", "online", "offline"]]
 
 
+class MarginsConfig(TypedDict):
+    """Differences that do not matter, see ``report.statistics.Margins``."""
+
+    average: Annotated[float, Range(0, 100), "points of the Average"]
+    benchmark: Annotated[float, Range(0, 100), "percent of a benchmark's scale"]
+
+
 class Config(TypedDict):
     """One run."""
 
@@ -226,6 +233,8 @@ class Config(TypedDict):
     positions: Annotated[list[Positions], filled] | None
     vanilla: bool
     reference: Line | None
+    margins: MarginsConfig
+    paper: Line | None
     anchor: Literal["stop", "warn"]
     analysis: Annotated[Function | None, "of report/analyses, as analysis=complexity sets it"]
     dry_run: bool
@@ -234,8 +243,12 @@ class Config(TypedDict):
     ]
     name: Name
     results: Place
+    reuse: bool
     images_per_window: Annotated[int, Range(1, 10_000), "images answered together"]
     batch_size: Annotated[int, Range(1, 10_000), "sequences per generation call"]
+    noise: Annotated[
+        Annotated[int, Range(1, 10_000)] | None, "sequences per call of vanilla's second answers"
+    ]
     workers: Annotated[
         Annotated[int, Range(1, 1000)] | None, "generation calls at the same time; null: automatic"
     ]
@@ -276,6 +289,7 @@ def check(config: DictConfig) -> Config:
     for name, benchmark in checked["benchmark"].items():
         _check_benchmark(name, benchmark, checked)
     build_strategies(checked["strategy"])
+    _check_noise(checked)
     if checked["analysis"]:
         _arguments(checked["analysis"], "analysis")
     _check_logger(checked["logger"])
@@ -471,6 +485,19 @@ def _check_benchmark(name: str, benchmark: Benchmark, config: Config) -> None:
             f"{where} has no data set on the hub. Give the benchmark "
             "hub: {path: owner/name, size: documents}, or choose suite=local."
         )
+
+
+def _check_noise(config: Config) -> None:
+    """The noise floor needs vanilla's first answers, made with other batches."""
+    if config["noise"] is None:
+        return
+    if config["noise"] == config["batch_size"]:
+        raise UserError(
+            f"noise={config['noise']} is the batch_size of the first answers: choose another one, "
+            "e.g. noise=1."
+        )
+    if not config["vanilla"] and "vanilla" not in config["strategy"]:
+        raise UserError("noise needs vanilla's answers: leave vanilla=true.")
 
 
 def _check_logger(logger: Logger) -> None:

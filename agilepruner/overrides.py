@@ -67,14 +67,14 @@ def explain(error: Exception, arguments: Sequence[str] = ()) -> str:
         return "This launcher is an extra: pip install 'agilepruner[slurm]'."
     if found := re.search(rf"Could not (?:find|load) '({'|'.join(GROUPS)})/([^']*)'", text):
         group, name = found.groups()
-        return str(unknown(group, name, _names(group)))
+        return str(unknown(group, name, names(group)))
     if "Config group override must be" in text:
         for argument in arguments:
             key, _, value = argument.partition("=")
             if not key:
                 return f"'{argument}' has no name: write key=value, e.g. budget=64."
-            if key in GROUPS and value not in _names(key) and value[:1] != "[":
-                return str(unknown(key, value, _names(key)))
+            if key in GROUPS and value not in names(key) and value[:1] != "[":
+                return str(unknown(key, value, names(key)))
     if found := re.search(r"Could not override '([\w./@]+)'", text):
         return _unknown_setting(found[1], text)
     if found := re.search(r"Error merging override (.*?) Cannot merge", text):
@@ -118,11 +118,11 @@ def _unknown_setting(key: str, text: str) -> str:
     if group == "hydra":
         return f"{key} is no setting of Hydra: `agilepruner --cfg hydra` shows them."
     if key in GROUPS:
-        return f"{key} takes names: {', '.join(_names(key))}."
+        return f"{key} takes names: {', '.join(names(key))}."
     if group in ("strategy", "benchmark") and rest:
         option, *_ = rest
-        if option not in _names(group):
-            return str(unknown(group, option, _names(group)))
+        if option not in names(group):
+            return str(unknown(group, option, names(group)))
         if f"Key '{option}' is not in struct" in text:
             return f"{key}: {group} '{option}' is not chosen; add {group}=[{option}]."
         settings = OmegaConf.load(CONFIGS / group / f"{option}.yaml")
@@ -135,5 +135,5 @@ def _unknown_setting(key: str, text: str) -> str:
     return str(no_setting(parent, name, [*known, "table"] if not parent else known))
 
 
-def _names(group: str) -> list[str]:
+def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))

@@ -2,7 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,44 @@ from agilepruner.errors import UserError
 
 log = logging.getLogger(__name__)
 
-SETTINGS = ("results", "reference", "documents")  # of commands that write a report
+# Of commands that write a report, as the config of a run has them.
+SETTINGS = ("results", "reference", "margins.average", "margins.benchmark", "paper", "documents")
+USAGE = "NAME... [results=DIR] [reference=STRATEGY] [margins.average=POINTS] [documents=N|all]"
+
+
+def settings_of(directories: Sequence[Path], given: Mapping[str, str]) -> Any:
+    """What the runs' own reports were asked for, where they agree, and what is asked now.
+
+    Raises:
+        UserError: a value means nothing.
+    """
+    from agilepruner.config import MarginsConfig
+    from agilepruner.ranges import conform
+    from agilepruner.report.published import check_table
+    from agilepruner.report.settings import Settings
+    from agilepruner.report.statistics import Margins
+
+    found = {Settings.read(directory) for directory in directories}
+    settings = found.pop() if len(found) == 1 else Settings()
+    margins: dict[str, Any] = asdict(settings.margins)
+    for key in given.keys() & {"margins.average", "margins.benchmark"}:
+        name = key.rpartition(".")[2]
+        margins[name] = given[key]  # what is no number is refused below
+        with suppress(ValueError):
+            margins[name] = float(given[key])
+    check_table(given.get("paper"))
+    return Settings(
+        given.get("reference", settings.reference),
+        Margins(**conform(MarginsConfig, margins, "margins")),
+        given.get("paper", settings.paper),
+    )
 
 
 def report(
     rows: list[Any],
     directory: Path,
     name: str,
-    reference: str | None = None,
+    settings: Any,
     runs: Sequence[Path] = (),
     documents: int | str | None = None,
     sources: Sequence[Any] = (),
@@ -28,7 +60,7 @@ def report(
         rows: cells to show.
         directory: where the files go.
         name: title.
-        reference: strategy that the others are held against.
+        settings: how it judges, see ``report.settings``.
         runs: directories that the rows are from; none: ``directory``.
         documents: how many the page shows, or ``all``; None: a sample.
         sources: sheets on where the rows are from.
@@ -38,14 +70,16 @@ def report(
     from agilepruner.report.dashboard.findings import findings_in
     from agilepruner.report.kinds import kinds_of
     from agilepruner.report.table import make_report
+    from agilepruner.runner.stored import repetitions
 
     places = list(dict.fromkeys([directory, *runs]))
     made = make_report(
         rows,
         name,
         kinds_of(rows),
-        reference,
+        settings,
         findings=[finding for place in places for finding in findings_in(place)],
+        again=[repeated for place in places for repeated in repetitions(place)],
         reader=OnDisk(places),
         sources=sources,
         documents=WANTED if documents is None else documents,

@@ -29,8 +29,8 @@ class Scores:
         metric: name of the headline metric. value: in table units. scale: its maximum.
         metrics: every finite metric, in lmms-eval's own units.
         units: one number per unit (document, MME pair, MMBench question), higher is better; None
-            where the benchmark has no such thing. clusters: the image of each; documents: the
-            first document of each.
+            where the benchmark has no such thing. clusters: the image of each; documents: those
+            of each.
         parts: per unit what the columns' aggregates need beside that number; strata: the stratum
             of each unit, where the benchmark has any.
         n: documents scored. notes: what a reader must know.
@@ -45,7 +45,7 @@ class Scores:
     parts: dict[str, list[float]]
     strata: list[str] | None
     clusters: list[str]
-    documents: list[int]
+    documents: list[list[int]]
     n: int
     notes: list[str]
 
@@ -120,7 +120,7 @@ def score(
         parts=_unit_parts(benchmark, groups),
         strata=_strata(benchmark, parts, groups),
         clusters=[group[0][1].image_key for group in per_unit.values()],
-        documents=[group[0][1].index for group in per_unit.values()],
+        documents=[[document.index for _, document in group] for group in per_unit.values()],
         n=len(benchmark.documents),
         notes=notes,
     )

@@ -11,10 +11,11 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from agilepruner.config import build_strategies
 from agilepruner.places import CONFIGS, ROOT
 from agilepruner.strategies.base import FAMILIES, Strategy
 
@@ -49,10 +50,11 @@ def main() -> None:
 
 def strategies(folder: Path) -> dict[str, Strategy]:
     """Every strategy that has a YAML: by family, vanilla first, then by name."""
-    built = {
-        path.stem: instantiate(OmegaConf.load(path), _convert_="all")
+    settings: dict[str, Any] = {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path), resolve=True)
         for path in folder.glob("*.yaml")
     }
+    built = dict(build_strategies(settings))
     order = sorted(
         built, key=lambda name: (FAMILIES.index(built[name].family), name != "vanilla", name)
     )

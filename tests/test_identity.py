@@ -311,6 +311,7 @@ def test_the_documents_file_counts_whole(tmp_path):
 @pytest.mark.usefixtures("loaded_once")
 def test_a_journal_or_row_of_another_cell_is_not_believed(tmp_path):
     grid = ["strategy=[fastervlm,random]", "benchmark=[pope]", "limit=3", "budget=[16]"]
+    grid.append("strategy.random.seed=0")
     rows = plans.executed(plans.planned(f"results={tmp_path}", *grid))
     cells = tmp_path / "sweep/cells"
     (source,) = cells.glob("pope-random-*")

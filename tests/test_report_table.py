@@ -16,6 +16,7 @@ from agilepruner.errors import UserError
 from agilepruner.report import write_report
 from agilepruner.report.lines import AVERAGE, Column, build_tables, relative_average
 from agilepruner.report.published import load
+from agilepruner.report.settings import Settings
 from agilepruner.report.sheets import failures, main_sheet, render_markdown, render_text, signed
 from agilepruner.report.table import CELL_COLUMNS, cells_csv, metrics_csv
 from agilepruner.runner.rows import describe
@@ -254,8 +255,8 @@ def test_same_rows_in_any_order_give_the_same_bytes(tmp_path):
 
 def test_a_reference_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="Did you mean 'divprune'"):
-        write_report(made.rows(), tmp_path, "Table", reference="divprun")
-    text = write_report(made.rows(), tmp_path, "Table", reference="random")
+        write_report(made.rows(), tmp_path, "Table", None, Settings(reference="divprun"))
+    text = write_report(made.rows(), tmp_path, "Table", None, Settings(reference="random"))
     assert "minus Random" in text
 
 

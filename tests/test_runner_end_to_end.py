@@ -23,6 +23,7 @@ from agilepruner.runner.rows import read_row
 from agilepruner.strategies.attention.fastervlm import FasterVLM
 
 GRID = ["strategy=[fastervlm,random]", "budget=[64,16]", "benchmark=[pope,mme]", "limit=4"]
+GRID += ["strategy.random.seed=0"]
 
 
 def planned(directory, *overrides):

@@ -2,19 +2,19 @@
 
 
 def run(words: list[str]) -> int:
-    """``agilepruner report NAME... [results=DIR] [reference=STRATEGY] [documents=N|all]``."""
+    """``agilepruner report NAME...`` and settings, see ``reporting.USAGE``."""
     from agilepruner.commands import directories, parsed
     from agilepruner.errors import NotFinished
-    from agilepruner.reporting import SETTINGS, documents, joined, report
+    from agilepruner.reporting import SETTINGS, USAGE, documents, joined, report, settings_of
 
-    usage = "agilepruner report NAME... [results=DIR] [reference=STRATEGY] [documents=N|all]"
-    names, settings = parsed(words, usage, SETTINGS)
-    runs = directories(names, usage, settings.get("results", "results"))
+    usage = f"agilepruner report {USAGE}"
+    names, given = parsed(words, usage, SETTINGS)
+    runs = directories(names, usage, given.get("results", "results"))
+    settings, wanted = settings_of(runs, given), documents(given.get("documents"))
     found, title = joined(runs), "+".join(names)
-    wanted, reference = documents(settings.get("documents")), settings.get("reference")
     directory = runs[0].parent / title
     sources = found.sheets if len(runs) > 1 else []
-    problems = report(found.rows, directory, title, reference, runs, wanted, sources)
+    problems = report(found.rows, directory, title, settings, runs, wanted, sources)
     if problems:
         raise NotFinished(" ".join(problems))
     return 0

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agilepruner.errors import UserError
-from agilepruner.report.lines import Aggregate
-from agilepruner.report.sheets import signed
+from agilepruner.report.lines import Aggregate, signed
 from agilepruner.report.statistics import Estimate, LeftOut, average_of, leave_one_out, paired
 
 MEAN = Aggregate()

@@ -46,7 +46,7 @@ def cells_frame(rows: Iterable[Row]) -> pd.DataFrame:
 def _cell(row: Row) -> dict[str, Any]:
     audit = {f"{part}_{key}": v for part in AUDIT for key, v in getattr(row, part).items()}
     return {
-        **_identity(row),
+        **identity_of(row),
         **{name: getattr(row, name) for name in CELL_NUMBERS},
         **audit,
         "weights": (row.identity.get("model") or {}).get("files"),
@@ -58,7 +58,8 @@ def _cell(row: Row) -> dict[str, Any]:
     }
 
 
-def _identity(row: Row) -> dict[str, Any]:
+def identity_of(row: Row) -> dict[str, Any]:
+    """What a cell is: the columns ``CELL``."""
     known = {"cell": row.id, "limit": row.identity.get("limit")}
     known["parameters"] = json.dumps(row.parameters, sort_keys=True, ensure_ascii=False)
     return {name: known[name] if name in known else getattr(row, name) for name in CELL}
@@ -117,7 +118,7 @@ def _documents(row: Row, directory: Path | None) -> pd.DataFrame:
         found = [_entry(entries.get(document)) for document in documents]
         data |= {name: [one[name] for one in found] for name in (*COMPLEXITY, *ANSWER)}
     frame = pd.DataFrame(data)
-    identity = pd.DataFrame([_identity(row)] * count)
+    identity = pd.DataFrame([identity_of(row)] * count)
     return pd.concat([identity, frame], axis=1)
 
 

@@ -7,7 +7,7 @@ these objects, so that a number has one definition.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from math import isfinite
 from statistics import mean, stdev
@@ -190,6 +190,8 @@ class Table:
         shown: benchmark -> the row that says how it is shown.
         vanilla: the unpruned line; None when it was not run.
         groups: vanilla (when there) and the budgets, largest first.
+        paper: the paper's table that it follows (``table`` in results/published), if any.
+        again: the unpruned line answered once more, each time with another batch size.
         duplicates: sentences on rows that were left out because another claims the same cell.
     """
 
@@ -202,6 +204,8 @@ class Table:
     vanilla: Line | None
     groups: list[Group]
     duplicates: list[str]
+    paper: str | None = None
+    again: list[Line] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -253,17 +257,12 @@ class Table:
         """
         if any(line.cell(column).status == "failed" for column in self.averaged):
             return Cell("failed")
-        per_seed = [self._average_of_seed(line, seed) for seed in range(line.seeds)]
-        return _over_seeds(per_seed)
-
-    def _average_of_seed(self, line: Line, seed: int) -> float | None:
-        values = {
-            c: c.value(line.rows[c.benchmark][seed])
-            for c in self.averaged
-            if seed < len(line.rows.get(c.benchmark, []))
-        }
         bases = {c: self.base(c) for c in self.averaged}
-        return relative_average(values, bases)
+        by_seed: dict[float, dict[Column, float | None]] = defaultdict(dict)
+        for column in self.averaged:
+            for row in line.rows.get(column.benchmark, []):
+                by_seed[seed_of(row)][column] = column.value(row)
+        return _over_seeds([relative_average(values, bases) for values in by_seed.values()])
 
 
 def _over_seeds(values: Sequence[float | None]) -> Cell:
@@ -289,12 +288,36 @@ def relative_average(
     return 100 * mean(ratios) if ratios else None
 
 
-def build_tables(rows: Iterable[Row]) -> list[Table]:
-    """Arrange rows into one table per model, suite and protocol, in a fixed order."""
+def build_tables(
+    rows: Iterable[Row], again: Sequence[Sequence[Row]] = (), paper: str | None = None
+) -> list[Table]:
+    """Arrange rows into one table per model, suite and protocol, in a fixed order.
+
+    Args:
+        rows: finished and failed cells.
+        again: per repetition, rows of the same cells as vanilla's, answered once more.
+        paper: see ``Table``.
+    """
     grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda r: r.id):
         grouped[row.model, row.suite, row.protocol].append(row)
-    return [_build(key, grouped[key]) for key in sorted(grouped)]
+    tables = [_build(key, grouped[key]) for key in sorted(grouped)]
+    return [replace(table, again=_again(table, again), paper=paper) for table in tables]
+
+
+def _again(table: Table, repeated: Iterable[Sequence[Row]]) -> list[Line]:
+    """Lines of the rows that are vanilla's cells once more."""
+    if table.vanilla is None:
+        return []
+    ids = {row.id for rows in table.vanilla.rows.values() for row in rows}
+    found = []
+    for rows in repeated:
+        own = {row.benchmark: [row] for row in rows if row.id in ids and row.status == "done"}
+        if own:
+            size = next(iter(own.values()))[0].environment.get("batch_size", "?")
+            label = f"{table.vanilla.label} again, batch_size={size}"
+            found.append(replace(table.vanilla, label=label, rows=own))
+    return found
 
 
 def _build(key: tuple[str, str, str], rows: list[Row]) -> Table:
@@ -350,9 +373,9 @@ def _lines(rows: list[Row], columns: list[Column], duplicates: list[str]) -> lis
     for (strategy, _, positions), members in variants.items():
         first = members[0]
         by_benchmark: dict[str, list[Row]] = defaultdict(list)
-        for row in sorted(members, key=lambda r: (order[r.benchmark], _seed(r), r.id)):
+        for row in sorted(members, key=lambda r: (order[r.benchmark], seed_of(r), r.id)):
             taken = by_benchmark[row.benchmark]
-            if taken and _seed(taken[-1]) == _seed(row):
+            if taken and seed_of(taken[-1]) == seed_of(row):
                 duplicates.append(
                     f"{first.label} at {row.budget}, {row.benchmark_label}: cells {taken[-1].id} "
                     f"and {row.id} differ in more than this table shows; {taken[-1].id} is shown"
@@ -399,6 +422,12 @@ def asked_positions(row: Row) -> str:
     return row.positions if row.positions != row.own_positions else ""
 
 
+def signed(number: float, digits: int) -> str:
+    """A difference with its sign; zero has none."""
+    text = f"{number:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -411,5 +440,6 @@ def _identity(parameters: Mapping[str, Any]) -> str:
     return repr(sorted(parameters.items()))
 
 
-def _seed(row: Row) -> float:
+def seed_of(row: Row) -> float:
+    """The seed of a row; 0 where its strategy has none."""
     return float(row.parameters.get(SEED, 0))

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from statistics import mean
 
+from agilepruner.errors import unknown
 from agilepruner.places import PUBLISHED
 from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, relative_average
 from agilepruner.runner.rows import Row
@@ -189,14 +190,31 @@ class Reference:
         return self.cells.get((strategy, budget, benchmark, metric))
 
 
-def reference(model: str) -> Reference | None:
-    """The published numbers of a model config; None for models that the paper does not have."""
+def check_table(name: str | None) -> None:
+    """Refuse a table that the paper does not have.
+
+    Raises:
+        UserError: with those that it has.
+    """
+    known = {number.source for number in load()}
+    if name is not None and known and name not in known:
+        raise unknown("table of the paper", name, known)
+
+
+def reference(model: str, first: str | None = None) -> Reference | None:
+    """The published numbers of a model config; None for models that the paper does not have.
+
+    Args:
+        model: name of the config.
+        first: the table whose numbers count where several print a cell; None: the main one.
+    """
     found = [number for number in load() if number.model == model]
     if not found:
         return None
+    chosen = [n for n in found if n.source == first]
     main = [n for n in found if not n.source.startswith("analysis")]
     cells: dict[tuple[str, int, str, str], Published] = {}
-    for number in main + found:
+    for number in chosen + main + found:
         key = (number.strategy, number.budget, number.benchmark, number.metric)
         cells.setdefault(key, number)
     return Reference(model, max(n.budget for n in found), cells)
@@ -230,7 +248,7 @@ def compare(table: Table) -> list[Comparison]:
 
     Empty for synthetic suites: their documents are not the benchmarks'.
     """
-    against = reference(table.model)
+    against = reference(table.model, table.paper)
     if against is None or table.synthetic:
         return []
     return [c for line in table.lines for c in _compare_line(table, line, against)]
@@ -238,7 +256,7 @@ def compare(table: Table) -> list[Comparison]:
 
 def of_line(table: Table, line: Line, benchmark: str) -> list[Published]:
     """What the paper printed for one line and benchmark, one number per metric."""
-    against = reference(table.model)
+    against = reference(table.model, table.paper)
     budget = against.budget(line, table.full) if against else None
     if against is None or budget is None or table.synthetic:
         return []
@@ -312,7 +330,7 @@ def _vanilla(table: Table, against: Reference, published: bool) -> dict[Column, 
 
 def unanchored(table: Table) -> list[str]:
     """Say which vanilla numbers miss the published ones by more than their tolerance."""
-    against = reference(table.model)
+    against = reference(table.model, table.paper)
     if against is None or table.synthetic or table.vanilla is None:
         return []
     limits = tolerances()
@@ -329,3 +347,43 @@ def unanchored(table: Table) -> list[str]:
             f"(tolerance {limit:g})"
         )
     return said
+
+
+def follows(table: Table) -> str:
+    """Say which table of the paper this one follows, and what of it is not here; else nothing."""
+    theirs = [number for number in load() if number.source == table.paper]
+    if not theirs:
+        return ""
+    own, full = theirs[0].model == table.model, max(number.budget for number in theirs)
+    lacks = [
+        *dict.fromkeys(n.column for n in theirs if n.benchmark not in table.shown),
+        *_missing_lines(table, [n for n in theirs if n.strategy != VANILLA]),
+    ]
+    said = f"Not here: {', '.join(lacks)}." if lacks else ""
+    if own:
+        return said and f"Of the paper's table ({table.paper}): {said}"
+    plain = next(number.method for number in theirs if number.strategy == VANILLA)
+    budgets = sorted({number.budget for number in theirs} - {full}, reverse=True)
+    if full != table.full:
+        listed = ", ".join(str(budget) for budget in budgets)
+        said = f"The paper keeps {listed} of {full:,} tokens. {said}"
+    return (
+        f"Lines and columns follow the paper's table of {plain} ({table.paper}); the numbers are "
+        f"those of model {table.model} and say nothing about {plain}. {said}"
+    ).rstrip()
+
+
+def _missing_lines(table: Table, theirs: Sequence[Published]) -> Iterator[str]:
+    """Published methods that the table does not have, or not at every budget that they have."""
+    ranked = sorted({number.budget for number in theirs}, reverse=True)
+    ours = [group.budget for group in table.groups if group.budget < table.full]
+    for strategy, method in dict.fromkeys((n.strategy, n.method) for n in theirs):
+        have = {line.budget for line in table.lines if line.strategy == strategy}
+        if not have:
+            yield method
+        elif len(ranked) == len(ours):
+            budgets = {n.budget for n in theirs if n.strategy == strategy}
+            wanted = [own for own, budget in zip(ours, ranked) if budget in budgets]
+            without = [str(budget) for budget in wanted if budget not in have]
+            if without:
+                yield f"{method} at {', '.join(without)}"

@@ -10,8 +10,10 @@ from statistics import mean
 from textwrap import wrap
 
 from agilepruner.report import published
-from agilepruner.report.lines import AVERAGE, Column, Line, Table
-from agilepruner.report.statistics import BEST, VERDICTS, Analysis, Difference, analyse
+from agilepruner.report.flips import CHANGES, FEWEST, GRID, Flips
+from agilepruner.report.lines import AVERAGE, Column, Line, Table, relative_average, signed
+from agilepruner.report.statistics import VERDICTS, Analysis, Difference, analyse
+from agilepruner.runner.rows import BEST
 
 BEYOND = (
     "better than the next of its group beyond chance (5 %, Holm over the table), not just larger"
@@ -139,7 +141,8 @@ def _choice_markers(table: Table) -> dict[str, int]:
 
 def _notes(table: Table, unanchored: list[str], markers: dict[str, int], marked: bool) -> list[str]:
     """What a reader must know to use the numbers."""
-    notes = [f"n: {_sizes(table)}. Protocol {table.protocol}.", _average_note(table)]
+    notes = [f"n: {_sizes(table)}. Protocol {table.protocol}."]
+    notes += [said for said in (published.follows(table), _average_note(table)) if said]
     notes += [row.about for row in table.shown.values() if row.about]
     notes.append(f"Marked: {BEYOND}." if marked else f"None is marked: no number is {BEYOND}.")
     if any(line.kept and abs(line.kept - line.budget) > 0.5 for line in table.lines):
@@ -153,6 +156,7 @@ def _notes(table: Table, unanchored: list[str], markers: dict[str, int], marked:
     ]
     if any(line.seeds > 1 for line in table.lines):
         notes.append("±: standard deviation over seeds, around their mean.")
+    notes += [_noise(table, line) for line in table.again]
     if table.synthetic:
         notes.append(
             f"Suite {table.suite}: synthetic scenes in the benchmarks' formats, not the "
@@ -166,6 +170,31 @@ def _notes(table: Table, unanchored: list[str], markers: dict[str, int], marked:
     notes += _mixed(table)
     notes += _row_notes(table)
     return notes
+
+
+def _noise(table: Table, line: Line) -> str:
+    """What changes when nothing is pruned and only the batches are others."""
+    flips = Flips(table)
+    units = [one for name in line.rows for one in flips.units(line, name)]
+    same = [one.same_answer for one in units]
+    total = sum(len(one.right) for one in units)
+    lost, won = (
+        sum(int(getattr(one, name).sum()) for one in units)
+        for name in ("right_to_wrong", "wrong_to_right")
+    )
+    changed = total - sum(int(one.sum()) for one in same if one is not None)
+    said = (
+        f"{changed:,} of {total:,} units get another answer, "
+        if all(one is not None for one in same)
+        else ""
+    )
+    values = {c: line.cell(c).value for c in table.averaged}
+    average = relative_average(values, {c: table.base(c) for c in table.averaged})
+    moved = f"; its Average is {average:.2f}" if average is not None else ""
+    return (
+        f"Noise floor, {line.label}: {said}{lost:,} turn right to wrong, {won:,} wrong to right"
+        f"{moved}."
+    )
 
 
 def _sizes(table: Table) -> str:
@@ -185,6 +214,8 @@ def _average_note(table: Table) -> str:
     if table.vanilla is None:
         return "No Average: there is no vanilla row to be relative to."
     count = len(table.averaged)
+    if not count:
+        return ""
     over = f"mean over {count} benchmarks of " if count > 1 else ""
     return f"Average: 100 × {over}value / vanilla value (– where a line lacks one)."
 
@@ -285,12 +316,6 @@ def _suspect_note(found: published.Comparison) -> str:
     )
 
 
-def signed(number: float, digits: int) -> str:
-    """A difference with its sign; zero has none."""
-    text = f"{number:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
-
-
 def difference_sheet(table: Table, analysis: Analysis) -> Sheet | None:
     """Differences of the Average to the reference, and how many columns say what."""
     sections = []
@@ -342,6 +367,65 @@ def _difference_texts(line: Line, own: Sequence[Difference]) -> list[str]:
     interval = f"[{signed(average.low, 2)}, {signed(average.high, 2)}]"
     shown = [signed(average.difference, 2), interval, average.verdict, f"{average.smallest:.2f}"]
     return [line.label, *shown, *counts]
+
+
+CHANGE_HEADS = ("right→wrong", "wrong→right", "same answer", "hard subset")
+
+
+def flips_sheet(table: Table) -> Sheet | None:
+    """What the Average hides: changed answers per line, over the benchmarks of the Average."""
+    flips, sections, hard = Flips(table), [], 0
+    for group in table.groups:
+        again = table.again if group.lines[0] is table.vanilla else []
+        lines = []
+        for line in [*group.lines, *again]:
+            found = flips.of_line(line)
+            texts = [found[name].text() if name in found else "–" for name in CHANGES]
+            if found:
+                lines.append([line.label, *texts, f"{found['right_to_wrong'].n:,}"])
+            hard = found["hard"].n if "hard" in found else hard
+        if lines:
+            sections.append((group.heading, lines))
+    if not sections:
+        return None
+    over = len(flips.benchmarks)
+    notes = [
+        f"Percent of units, mean over {over} benchmark{'s' if over > 1 else ''}, with 95 % "
+        "intervals by leaving out images. n: units of all of them.",
+        "right→wrong, wrong→right: against vanilla's answer to the same unit (a document, an MME "
+        "pair, a rotated MMBench question); right is at least half of its points, our choice.",
+        "same answer: units answered as vanilla does, case, white space and a final full stop "
+        "aside. Captions hardly ever are.",
+        f"hard subset: accuracy where vanilla is right and the {GRID} grid of the same budget is "
+        f"wrong, the units of all benchmarks together; not shown under {FEWEST} units. The "
+        "grid has 0 there by definition, and every other line some by chance.",
+    ]
+    head = ["Strategy", *CHANGE_HEADS, "n"]
+    return Sheet(f"{table.name}: what the Average hides", head, sections, notes)
+
+
+def changes_sheet(table: Table) -> Sheet | None:
+    """The same for every cell, with its n."""
+    flips, sections = Flips(table), []
+    for group in table.groups:
+        again = table.again if group.lines[0] is table.vanilla else []
+        lines = []
+        for line in [*group.lines, *again]:
+            for name, shown in table.shown.items():
+                found = flips.of_cell(line, name)
+                if not found:
+                    continue
+                texts = [found[one].text() if one in found else "–" for one in CHANGES]
+                sizes = [str(found["right_to_wrong"].n), "–"]
+                sizes[1] = str(found["hard"].n) if "hard" in found else "–"
+                lines.append([f"{line.label}, {shown.benchmark_label}", *texts, *sizes])
+        if lines:
+            sections.append((group.heading, lines))
+    if not sections:
+        return None
+    head = ["Strategy, benchmark", *CHANGE_HEADS, "n", "hard n"]
+    notes = [f"As above, per cell; a hard subset of fewer than {FEWEST} units is not shown."]
+    return Sheet(f"{table.name}: changed answers per cell", head, sections, notes)
 
 
 def cost_sheet(table: Table) -> Sheet:

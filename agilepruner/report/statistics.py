@@ -12,21 +12,29 @@ possible, as by the rule of three. That constant is our choice; ``scripts/calibr
 measures what it gives.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan, sqrt
 from statistics import variance
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from agilepruner.report.lines import AVERAGE, VANILLA, Aggregate, Column, Group, Line, Table
-from agilepruner.runner.rows import Row
+from agilepruner.report.lines import (
+    AVERAGE,
+    VANILLA,
+    Aggregate,
+    Column,
+    Group,
+    Line,
+    Table,
+    seed_of,
+)
+from agilepruner.runner.rows import BEST, Row
 
 LEVEL = 0.05  # of every test; intervals are of 95 %
 POWER = 0.8  # with which the smallest difference that n could have shown is shown
 DOUBT = 3.0  # units of variance added to each difference
-BEST = "best"  # as a reference: the highest Average of each budget
 REFERENCE = "agilepruner"  # the default, where it is in the table; else vanilla
 VERDICTS = ("better", "worse", "equivalent", "cannot tell")
 
@@ -130,13 +138,18 @@ class LeftOut:
     Attributes:
         whole: the printed number. without: (C,) the number without image c.
         weight: what its sums are divided by: units, or the denominator of a ratio.
-        between: variance of the mean over seeds; 0 with one seed.
+        seeds: seed -> the number of that seed, where it is the mean over several.
     """
 
     whole: float
     without: np.ndarray
     weight: float
-    between: float = 0.0
+    seeds: Mapping[float, float] = field(default_factory=dict)
+
+    @property
+    def between(self) -> float:
+        """Variance of the mean over seeds; 0 with one seed."""
+        return variance(self.seeds.values()) / len(self.seeds) if len(self.seeds) > 1 else 0.0
 
 
 def combine(rule: Aggregate, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -231,8 +244,26 @@ def paired(first: LeftOut, second: LeftOut, scale: float) -> Estimate:
         second: another one, on the same clusters.
         scale: the maximum of the number; over the weight, what one unit can move it by.
     """
-    error = sqrt(variances(first, second, scale).at(1))
-    return Estimate(first.whole - second.whole, error, max(len(first.without) - 1, 1))
+    found = variances(first, second, scale)
+    error, freedom = sqrt(found.images + found.doubt), max(len(first.without) - 1, 1)
+    alone = Estimate(first.whole - second.whole, error, freedom)
+    return between_seeds(between_seeds(alone, first.seeds), second.seeds)
+
+
+def between_seeds(estimate: Estimate, seeds: Mapping[float, float]) -> Estimate:
+    """An estimate of which one side is a mean over seeds: how they differ is part of its error.
+
+    Leaving out images does not see what a seed does to all of them; what it does to one image is
+    counted twice, which is on the safe side. Few seeds say little of their own variance: degrees of
+    freedom are Welch and Satterthwaite's.
+    """
+    own, theirs = estimate.error**2, 0.0
+    if len(seeds) > 1:
+        theirs = variance(seeds.values()) / len(seeds)
+    if not theirs:
+        return estimate
+    freedom = (own + theirs) ** 2 / (own**2 / estimate.freedom + theirs**2 / (len(seeds) - 1))
+    return replace(estimate, error=sqrt(own + theirs), freedom=freedom)
 
 
 def average_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -280,21 +311,30 @@ class Samples:
                 self.size[benchmark] = len(members), int(members.max()) + 1
             if all(row.clusters == clusters for row in rows):
                 for column in columns:
-                    found = [left_out(column, row, members) for row in rows]
-                    if all(one is not None for one in found):
-                        self._found[column, id(line)] = _mean_of_seeds(found)  # type: ignore[arg-type]
+                    found = {seed_of(row): left_out(column, row, members) for row in rows}
+                    known = {seed: one for seed, one in found.items() if one is not None}
+                    if len(known) == len(rows):
+                        self._found[column, id(line)] = mean_of_seeds(known)
 
     def scale(self, column: Column) -> float:
         """The maximum of a column's benchmark."""
         return self.table.shown[column.benchmark].scale
 
     def estimate(self, line: Line, other: Line, column: Column) -> Estimate | None:
-        """Line minus other; None where their documents or numbers do not allow it."""
+        """Line minus other; None where their documents or numbers do not allow it.
+
+        Of the Average seeds are compared by their Averages: a seed may do the same to all columns.
+        """
         pairs = self.pairs(line, other, column)
-        found = [paired(first, second, scale) for _, first, second, scale in pairs]
-        if not found:
+        if not pairs:
             return None
-        return _if_finite(average_of(found) if column is AVERAGE else found[0])
+        if column is not AVERAGE:
+            return _if_finite(paired(*pairs[0][1:]))
+        apart = [(replace(a, seeds={}), replace(b, seeds={}), scale) for _, a, b, scale in pairs]
+        found = average_of([paired(*each) for each in apart])
+        for side in zip(*((first.seeds, second.seeds) for _, first, second, _ in pairs)):
+            found = between_seeds(found, _mean_by_seed(side))
+        return _if_finite(found)
 
     def pairs(
         self, line: Line, other: Line, column: Column
@@ -321,7 +361,7 @@ class Samples:
                     100 * one.whole / base.whole,
                     100 * one.without / base.without,
                     one.weight,
-                    one.between * (100 / base.whole) ** 2,
+                    {seed: 100 * number / base.whole for seed, number in one.seeds.items()},
                 )
                 for one in (own, their)
             ]
@@ -357,13 +397,20 @@ def left_out(column: Column, row: Row, members: np.ndarray) -> LeftOut | None:
     return found
 
 
-def _mean_of_seeds(found: Sequence[LeftOut]) -> LeftOut:
+def mean_of_seeds(found: Mapping[float, LeftOut]) -> LeftOut:
+    """The mean over seeds of a number, whole and without each image."""
     if len(found) == 1:
-        return found[0]
-    whole = [one.whole for one in found]
-    without = np.mean([one.without for one in found], axis=0)
-    weight = min(one.weight for one in found)
-    return LeftOut(sum(whole) / len(whole), without, weight, variance(whole) / len(whole))
+        return next(iter(found.values()))
+    seeds = {seed: one.whole for seed, one in found.items()}
+    without = np.mean([one.without for one in found.values()], axis=0)
+    weight = min(one.weight for one in found.values())
+    return LeftOut(sum(seeds.values()) / len(seeds), without, weight, seeds)
+
+
+def _mean_by_seed(columns: Sequence[Mapping[float, float]]) -> dict[float, float]:
+    """Seed -> mean over columns, of the seeds that every column has."""
+    common = set(columns[0]).intersection(*columns[1:])
+    return {seed: sum(c[seed] for c in columns) / len(columns) for seed in sorted(common)}
 
 
 def analyse(
@@ -385,18 +432,33 @@ def analyse(
     names = {line.strategy for line in table.lines}
     if reference is None:
         reference = REFERENCE if REFERENCE in names else VANILLA
-    pairs: list[tuple[Difference, Estimate]] = []
-    for group in table.groups:
-        against = _reference(table, group, reference)
-        for line in group.lines:
-            if against is not None and line is not against and line is not table.vanilla:
-                pairs += _against(samples, group, line, against, margins)
+    pairs = [
+        (group, line, against)
+        for group in table.groups
+        if (against := _reference(table, group, reference)) is not None
+        for line in group.lines
+        if line is not against and line is not table.vanilla
+    ]
+    found = against_each(samples, pairs, margins)
+    return Analysis(reference, margins, found, _leaders(samples), samples)
+
+
+def against_each(
+    samples: Samples, lines: Iterable[tuple[Group, Line, Line]], margins: Margins
+) -> list[Difference]:
+    """Lines minus what each is held against, judged: the Averages, and the benchmarks' columns.
+
+    Args:
+        samples: of the table.
+        lines: group, line and reference of each; together they are two families of comparisons.
+        margins: within which lines are equivalent.
+    """
+    pairs = [each for three in lines for each in _against(samples, *three, margins)]
     judged: dict[int, Difference] = {}
     for kind in (True, False):  # the Averages, then the benchmarks: a family each
         chosen = [i for i, (d, _) in enumerate(pairs) if (d.column is AVERAGE) is kind]
         judged |= dict(zip(chosen, _judge([pairs[i] for i in chosen])))
-    found = [judged[i] for i in range(len(pairs))]
-    return Analysis(reference, margins, found, _leaders(samples), samples)
+    return [judged[i] for i in range(len(pairs))]
 
 
 def _reference(table: Table, group: Group, name: str) -> Line | None:

@@ -18,21 +18,26 @@ from agilepruner.report import published
 from agilepruner.report.dashboard import FOLDER, HOME, document_pages, page
 from agilepruner.report.dashboard.documents import ALL, WANTED, Reader
 from agilepruner.report.dashboard.findings import Finding
+from agilepruner.report.flips import CHANGES, cell_numbers
 from agilepruner.report.frames import cells_frame, parquet
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
 from agilepruner.report.latex import latex
 from agilepruner.report.lines import Line, Table, build_tables
+from agilepruner.report.settings import DEFAULT, FILE, Settings
 from agilepruner.report.sheets import (
     Sheet,
+    changes_sheet,
     comparison_sheet,
     cost_sheet,
     difference_sheet,
+    flips_sheet,
     main_sheet,
     render_markdown,
     render_text,
 )
-from agilepruner.report.statistics import BEST, MARGINS, Analysis, Margins, analyse
-from agilepruner.runner.rows import Row, drop_temporaries, write_atomically
+from agilepruner.report.statistics import Analysis, analyse
+from agilepruner.report.variants import differences, variants_sheet
+from agilepruner.runner.rows import BEST, Row, drop_temporaries, write_atomically
 
 KEPT = ("min", "mean", "max", "layer_mean")
 FLOPS = ("vision", "projector", "selection", "prefill", "decode", "total", "paper_macs")
@@ -57,12 +62,23 @@ CELL_COLUMNS = (
     *("text_tokens", "new_tokens"),
     *(f"flops_{key}" if key != "paper_macs" else key for key in FLOPS),
     *COMPLEXITY,
+    *(f"{name}{part}" for name in CHANGES for part in ("", "_low", "_high", "_n")),
     *("failures", "empty_answers", "error", "cell"),
     *(f"seconds_{key}" for key in SECONDS),
 )
 DIFFERENCE_COLUMNS = (
     *("model", "protocol", "suite", "budget", "benchmark", "strategy", "label"),
-    *("column", "reference", "reference_label", "difference", "low", "high", "p_holm", "verdict"),
+    *(
+        "column",
+        "reference",
+        "reference_label",
+        "seeds",
+        "difference",
+        "low",
+        "high",
+        "p_holm",
+        "verdict",
+    ),
     *("margin", "could_show", "units", "images"),
 )
 METRIC_COLUMNS = (
@@ -115,9 +131,9 @@ def make_report(
     rows: Iterable[Row],
     name: str,
     kinds: Kinds | None = None,
-    reference: str | None = None,
-    margins: Margins = MARGINS,
+    settings: Settings = DEFAULT,
     findings: Sequence[Finding] = (),
+    again: Sequence[Sequence[Row]] = (),
     reader: Reader | None = None,
     documents: int | str = WANTED,
     sources: Sequence[Sheet] = (),
@@ -128,22 +144,22 @@ def make_report(
         rows: finished and failed cells, in any order.
         name: title of the report.
         kinds: (benchmark, document index) -> kind of image, see ``kinds.kinds_of``.
-        reference: strategy that the others are held against, or ``best``; see ``analyse``.
-        margins: within which lines are equivalent.
+        settings: how it judges, and the paper's table that it follows.
         findings: analyses and claims that the page shows.
+        again: vanilla's cells answered once more with other batches, a list per repetition.
         reader: of documents, see ``dashboard.documents``; None: the page shows none.
         documents: on the page at most; ``all``: as many, and pages of all beside it.
         sources: sheets on where the rows are from.
 
     Raises:
-        UserError: no row is of that strategy.
+        UserError: no row is of the strategy that is the reference.
     """
     known = list(rows)
-    names = {row.strategy for row in known} | {BEST}
+    names, reference = {row.strategy for row in known} | {BEST}, settings.reference
     if known and reference is not None and reference not in names:
         raise unknown("reference", reference, names)
-    tables = build_tables(known)
-    compared = [analyse(table, reference, margins) for table in tables]
+    tables = build_tables(known, again, settings.paper)
+    compared = [analyse(table, reference, settings.margins) for table in tables]
     wanted = documents if isinstance(documents, int) else WANTED
     files: dict[str, str | bytes] = {
         "table.md": "\n".join(
@@ -157,8 +173,9 @@ def make_report(
         "cells.csv": cells_csv(tables),
         "cells.parquet": parquet(cells_frame(row for table in tables for row in table.rows)),
         "metrics.csv": metrics_csv(tables),
-        "differences.csv": differences_csv(compared),
+        "differences.csv": differences_csv(tables, compared),
         HOME: page(tables, compared, name, kinds or {}, findings, reader, wanted),
+        FILE: settings.text(),
     }
     shown = [text(tables, compared, name), *map(render_text, sources)]
     found = Report("\n".join(shown), files)
@@ -178,11 +195,9 @@ def make_report(
     return replace(found, more=all_documents)
 
 
-def write_report(
-    rows: Iterable[Row], directory: Path, name: str, *settings: Any, **more: Any
-) -> str:
-    """Make and write a report (settings: see ``make_report``); its text."""
-    report = make_report(rows, name, *settings, **more)
+def write_report(rows: Iterable[Row], directory: Path, name: str, *more: Any) -> str:
+    """Make and write a report (more: see ``make_report``); its text."""
+    report = make_report(rows, name, *more)
     report.write(directory)
     return report.text
 
@@ -199,13 +214,15 @@ def text(tables: Sequence[Table], compared: Sequence[Analysis], name: str) -> st
 
 
 def _sheets(table: Table, analysis: Analysis) -> list[Sheet | None]:
-    return [difference_sheet(table, analysis), comparison_sheet(table)]
+    guided = variants_sheet(table, analysis)
+    return [difference_sheet(table, analysis), guided, comparison_sheet(table)]
 
 
 def _of_paper(table: Table, analysis: Analysis, kinds: Kinds) -> list[Sheet]:
     """The tables that fit a page of a paper."""
     sheets = [main_sheet(table, True, analysis), *_sheets(table, analysis)]
-    sheets += [kinds_sheet(table, scores_by_kind(table, kinds)), cost_sheet(table)]
+    sheets += [kinds_sheet(table, scores_by_kind(table, kinds)), flips_sheet(table)]
+    sheets += [cost_sheet(table)]
     return [sheet for sheet in sheets if sheet]
 
 
@@ -213,7 +230,8 @@ def markdown(tables: Sequence[Table], compared: Sequence[Analysis], name: str, k
     """The report as Markdown: results, differences, published numbers, kinds of image, cost."""
     parts = [f"# {name}\n"]
     for table, analysis in zip(tables, compared):
-        parts += [render_markdown(sheet) for sheet in _of_paper(table, analysis, kinds)]
+        sheets = [*_of_paper(table, analysis, kinds), changes_sheet(table)]
+        parts += [render_markdown(sheet) for sheet in sheets if sheet]
     return "\n".join(parts) if tables else f"# {name}\n\nNo rows yet.\n"
 
 
@@ -226,11 +244,12 @@ def _csv(columns: Sequence[str], records: Iterable[dict[str, Any]]) -> str:
 
 
 def cells_csv(tables: Sequence[Table]) -> str:
-    """One line per cell: identity, headline metric, audit."""
+    """One line per cell: identity, headline metric, audit, answers changed against vanilla."""
+    changed = cell_numbers(tables)
     return _csv(
         CELL_COLUMNS,
         [
-            _cell_record(table, line, row)
+            _cell_record(table, line, row) | changed.get(row.id, {})
             for table in tables
             for line in table.lines
             for rows in line.rows.values()
@@ -312,8 +331,11 @@ def metrics_csv(tables: Sequence[Table]) -> str:
     return _csv(METRIC_COLUMNS, records)
 
 
-def differences_csv(compared: Sequence[Analysis]) -> str:
-    """One line per strategy, budget and column: the difference to the reference, judged."""
+def differences_csv(tables: Sequence[Table], compared: Sequence[Analysis]) -> str:
+    """One line per strategy, budget and column: the difference to the reference, judged.
+
+    Then the guided strategies', each to its own fixed one.
+    """
     records = [
         {
             "model": d.table.model,
@@ -326,6 +348,7 @@ def differences_csv(compared: Sequence[Analysis]) -> str:
             "label": d.line.label,
             "reference": d.reference.strategy,
             "reference_label": d.reference.label,
+            "seeds": d.line.seeds,
             "difference": d.difference,
             "low": d.low,
             "high": d.high,
@@ -336,7 +359,7 @@ def differences_csv(compared: Sequence[Analysis]) -> str:
             "units": d.units,
             "images": d.images,
         }
-        for analysis in compared
-        for d in analysis.differences
+        for table, analysis in zip(tables, compared)
+        for d in [*analysis.differences, *differences(table, analysis)]
     ]
     return _csv(DIFFERENCE_COLUMNS, records)

@@ -9,11 +9,12 @@ import importlib.util
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import UserError
+from agilepruner.report.flips import cell_numbers
 from agilepruner.report.lines import build_tables, columns_of
 from agilepruner.runner.rows import Row, write_atomically
 
@@ -41,8 +42,11 @@ def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory
     """
     check(mode)
     known = [row for row in rows if row.status == "done"]
-    relatives = _relatives(known)
-    contents = [(_identity(row), _scalars(row, relatives.get(row.id))) for row in known]
+    relatives, changed = _relatives(known), cell_numbers(build_tables(known))
+    contents = [
+        (_identity(row), _scalars(row, relatives.get(row.id), changed.get(row.id, {})))
+        for row in known
+    ]
     logged = 0
     try:
         wandb = importlib.import_module("wandb")
@@ -153,14 +157,15 @@ def _relatives(rows: list[Row]) -> dict[str, float]:
     return found
 
 
-def _scalars(row: Row, relative: float | None) -> dict[str, float]:
-    """The benchmark's columns, every metric, FLOPs, kept tokens, complexity."""
+def _scalars(row: Row, relative: float | None, changed: Mapping[str, float]) -> dict[str, float]:
+    """The benchmark's columns, every metric, FLOPs, kept tokens, complexity, changed answers."""
     values: dict[str, float | None] = {"n": row.n, "failures": row.failures}
     values |= {column.log: column.value(row) for column in columns_of(row)}
     values |= {"relative_to_vanilla_percent": relative}
     values |= {f"metric/{name}": value for name, value in row.metrics.items()}
     values |= {f"flops/{name}": value for name, value in row.flops.items()}
     values |= {f"kept/{name}": value for name, value in row.kept.items()}
+    values |= {f"changed/{name}": value for name, value in changed.items()}
     values |= {f"complexity/{name}": value for name, value in row.complexity.items()}
     values |= {"text_tokens": row.text_tokens, "new_tokens": row.new_tokens}
     return {name: float(value) for name, value in values.items() if value is not None}

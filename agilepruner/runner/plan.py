@@ -6,7 +6,7 @@ them. A benchmark whose documents cannot be had fails its own cells only.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from agilepruner.config import build_strategies, check
-from agilepruner.errors import UserError
+from agilepruner.errors import UserError, unknown
 from agilepruner.hub import Part, check_room
 from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
 from agilepruner.runner.cells import Cell
-from agilepruner.runner.rows import SHOWN, describe
+from agilepruner.runner.rows import BEST, SHOWN, describe
 from agilepruner.strategies.base import Strategy
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,12 @@ class Run:
         return self.directory / "cells" / cell.folder
 
 
-def plan(config: DictConfig) -> Run:
+def plan(config: DictConfig, beside: Collection[str] = ()) -> Run:
     """Validate a config and list its cells; nothing is loaded but strategies.
+
+    Args:
+        config: as composed.
+        beside: strategies that other jobs of the same sweep may add to the table.
 
     Raises:
         UserError: what is wrong and how to fix it.
@@ -69,6 +73,10 @@ def plan(config: DictConfig) -> Run:
     strategies = build_strategies(data["strategy"])
     if data["vanilla"] and "vanilla" not in data["strategy"]:
         strategies = [("vanilla", _vanilla()), *strategies]
+    if data["reference"] is not None:
+        names = {*beside, *(name for name, _ in strategies), BEST}
+        if data["reference"] not in names:
+            raise unknown("reference", data["reference"], names)
     possible = [
         (name, strategy, budget)
         for name, strategy in strategies

@@ -14,6 +14,7 @@ from agilepruner.errors import UserError, unknown
 log = logging.getLogger(__name__)
 
 ROW_VERSION = 5
+BEST = "best"  # beside strategies, what lines can be held against: the highest Average of a budget
 
 # What a benchmark's config says of how it is shown, and a row carries; None: must be given.
 SHOWN: dict[str, Any] = {
@@ -73,6 +74,7 @@ class Row:
         strata: the stratum of each unit where a column is a mean or sum over strata.
         clusters: per-document image id, the unit of paired confidence intervals.
         documents: index of the (first) document that each score stands for (None: 0, 1, 2, ...).
+        answers: eight digits for each unit's answers, equal where they are (see ``fingerprint``).
         kinds: kind of image (simple, complex, ...) of each of these; None: the suite does not say.
         synthetic: the suite's documents are made up: never compared with published numbers.
         environment: versions, hardware, dtype, attention implementation, code revision.
@@ -123,6 +125,7 @@ class Row:
     strata: list[str] | None = None
     clusters: list[str] | None = None
     documents: list[int] | None = None
+    answers: list[str] | None = None
     kinds: list[str] | None = None
     synthetic: bool = False
     environment: dict[str, Any] = field(default_factory=dict)

@@ -4,8 +4,10 @@ Several processes may run the same command, or jobs of one sweep, in one results
 takes the shares of images that nobody holds, and all of them see each other's answers.
 """
 
+import glob
 import logging
 import os
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -31,7 +33,7 @@ from agilepruner.runner.score import (
     header,
     score_cell,
 )
-from agilepruner.runner.stored import images_name, store
+from agilepruner.runner.stored import NOISE, images_name, store
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,8 @@ def execute(
     Raises:
         UserError: the first look found something, and the config does not say to go on.
     """
+    if run.config["reuse"]:
+        _reuse(run)
     rows = {cell.id: row for cell in run.cells if (row := row_of(run, cell)) is not None}
     todo = [cell for cell in run.cells if cell.id not in rows]
     problem = ""
@@ -98,6 +102,38 @@ def row_of(run: Run, cell: Cell) -> Row | None:
     """A cell's row, if it is done and was scored as it would be today."""
     row = read_row(run.folder(cell) / "row.json", cell.id)
     return row if row and row.status == "done" and row.scoring == cell.scoring else None
+
+
+def _reuse(run: Run) -> None:
+    """Copy the cells that other runs beside this one have finished and this one has not begun.
+
+    Copied are answers and row, under names that no process writes to, each file whole or not at
+    all: what is half copied when the power goes is half a cell, which is answered to its end.
+    """
+    taken: dict[str, int] = defaultdict(int)
+    for cell in run.cells:
+        mine = run.folder(cell)
+        if any(mine.glob("journal.*.jsonl")):
+            continue
+        for other in sorted(run.directory.parent.glob(f"*/cells/{glob.escape(cell.folder)}")):
+            row = read_row(other / "row.json", cell.id)
+            if row is None or row.status != "done":
+                continue
+            mine.mkdir(parents=True, exist_ok=True)
+            for number, journal in enumerate(sorted(other.glob("journal.*.jsonl"))):
+                _copy(journal, mine / f"journal.of-{other.parent.parent.name}-{number}.jsonl")
+            store(mine, row)
+            taken[other.parent.parent.name] += 1
+            break
+    for name, count in taken.items():
+        log.info("%d cells are those of %s", count, run.directory.parent / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that it is there whole or not at all."""
+    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
 
 
 @dataclass(frozen=True)
@@ -414,3 +450,14 @@ def _say_where_time_went(spent: Mapping[str, float], total: float) -> None:
     parts = [f"{name} {seconds:.1f}s" for name, seconds in spent.items() if seconds >= 0.05]
     parts.append(f"other {max(0.0, total - known):.1f}s")
     log.info("%.1f s: %s", total, ", ".join(parts))
+
+
+def once_more(run: Run) -> Run:
+    """Vanilla's cells of an identified run, to be answered again with batches of ``noise``.
+
+    Their place is their own: a batch size is in no identity.
+    """
+    size = run.config["noise"]
+    config = {**run.config, "batch_size": size, "reuse": False}
+    cells = [cell for cell in run.cells if cell.strategy_name == "vanilla"]
+    return replace(run, config=config, cells=cells, directory=run.directory / NOISE.format(size))

@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -48,7 +49,7 @@ def header(config: Mapping[str, Any], cell: Cell, adapter: Any) -> dict[str, Any
             "exact_budget": adapter.exact_budget,
             "architecture": asdict(Architecture.of(adapter.model)),
         },
-        "environment": environment(adapter),
+        "environment": {**environment(adapter), "batch_size": config["batch_size"]},
     }
 
 
@@ -165,6 +166,7 @@ def _scored(
     kind = kinds(config["suite"], cell.benchmark)
     answers = {doc: entry.answer or "" for doc, entry in entries.items()}
     scores = score(benchmark, answers, folder)
+    documents = [unit[0] for unit in scores.documents]
     return {
         "value": scores.value,
         "scale": scores.scale,
@@ -175,11 +177,21 @@ def _scored(
         "parts": scores.parts,
         "strata": scores.strata,
         "clusters": scores.clusters,
-        "documents": scores.documents,
-        "kinds": [kind.get(doc, "") for doc in scores.documents] if kind else None,
+        "documents": documents,
+        "answers": [fingerprint(answers[doc] for doc in unit) for unit in scores.documents],
+        "kinds": [kind.get(doc, "") for doc in documents] if kind else None,
         "n": scores.n,
         "notes": scores.notes,
     }
+
+
+def fingerprint(answers: Iterable[str]) -> str:
+    """Eight digits that two units share when they are answered alike.
+
+    Case, white space and a final full stop make no difference.
+    """
+    plain = (" ".join(answer.casefold().split()).removesuffix(".") for answer in answers)
+    return f"{zlib.crc32(chr(10).join(plain).encode('utf-8', 'surrogatepass')):08x}"
 
 
 def blank_row(config: Mapping[str, Any], cell: Cell, full: int) -> Row:

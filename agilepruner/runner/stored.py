@@ -24,6 +24,8 @@ from agilepruner.runner.plan import asked_of, scoring, source_of
 from agilepruner.runner.rows import Row, drop_temporaries, read_row, write_row
 from agilepruner.runner.score import CellFailed, blank_row, score_cell, strategy_of
 
+NOISE = "noise/batch-{}"  # in a run's directory: where vanilla is answered once more
+
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +56,11 @@ def rows_in(directory: Path) -> list[Row]:
              for folder, cell in folders(directory)]  # fmt: skip
     known = [(at, name, row) for at, row, name in found if row is not None]
     return [row for *_, row in sorted(known, key=lambda each: each[:2])]
+
+
+def repetitions(directory: Path) -> list[list[Row]]:
+    """The rows of every repetition of vanilla that a results directory holds."""
+    return [rows_in(place) for place in sorted(directory.glob(NOISE.format("*")))]
 
 
 def _answered_at(folder: Path) -> float:
