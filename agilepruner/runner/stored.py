@@ -109,15 +109,28 @@ def rescore(directory: Path) -> list[Row]:
 
 
 def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
-    config, cell = _said_of(journal)
     try:
-        if cell.id != journal.cell:
-            raise CellFailed("its header is not that of this cell")
-        benchmark = _documents_of(config, cell, loaded)
+        return recomputed(journal, folder, loaded)
     except (UserError, CellFailed) as error:
-        row = blank_row(config, cell, cell.budget)
-        return replace(row, status="failed", error=str(error))
-    return score_cell(config, cell, benchmark, journal, folder)
+        config, cell = _said_of(journal)
+        return replace(blank_row(config, cell, cell.budget), status="failed", error=str(error))
+
+
+def recomputed(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
+    """The row that a journal gives with the scoring of today.
+
+    Args:
+        journal: refreshed, with a header.
+        folder: where metrics may leave files.
+        loaded: what was loaded for other journals; more is added.
+
+    Raises:
+        UserError: the documents are not there. CellFailed: they, or the header, are others.
+    """
+    config, cell = _said_of(journal)
+    if cell.id != journal.cell:
+        raise CellFailed("its header is not that of this cell")
+    return score_cell(config, cell, _documents_of(config, cell, loaded), journal, folder)
 
 
 def _said_of(journal: Journal) -> tuple[dict[str, Any], Cell]:
