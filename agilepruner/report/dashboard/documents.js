@@ -26,7 +26,7 @@ const rights = (item) => {
   return marks.filter(isRight).length / marks.length;
 };
 const SORTS = {
-  document: ["document", (item) => item.document],
+  document: ["benchmark, document", () => 0],
   erankUp: ["erank, simple first", (item) => item.erank ?? Infinity],
   erankDown: ["erank, complex first", (item) => -(item.erank ?? -Infinity)],
   entropy: ["attention entropy, high first", (item) => -(item.entropy ?? -Infinity)],

@@ -28,9 +28,10 @@ function bar() {
     state.view === "results" && references.length ? choice("reference", "ref", references.map(
       ([name, label]) => [name === table.reference ? "" : name, label])) : null,
     ...chips,
-    choice("light", "theme", [["", "as the system"], ["light", "light"], ["dark", "dark"]]),
-    choice("text", "size", [["", "normal"], ["large", "large"]]),
   ].filter(Boolean));
+  $("looks").replaceChildren(
+    choice("light", "theme", [["", "as the system"], ["light", "light"], ["dark", "dark"]]),
+    choice("text", "size", [["", "normal"], ["large", "large"]]));
 }
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function look() {
