@@ -21,7 +21,7 @@ from agilepruner.report.lines import Table
 from agilepruner.runner.journal import Entry
 from agilepruner.runner.rows import Row
 
-WANTED = 400  # documents on a page
+WANTED = 600  # documents on a page
 ROOM = 12_000_000  # bytes that they may take
 ALL = "all"
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
