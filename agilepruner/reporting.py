@@ -80,7 +80,7 @@ def report(
         settings,
         findings=[finding for place in places for finding in findings_in(place)],
         again=[repeated for place in places for repeated in repetitions(place)],
-        reader=OnDisk(places),
+        reader=None if documents == 0 else OnDisk(places),
         sources=sources,
         documents=WANTED if documents is None else documents,
     )

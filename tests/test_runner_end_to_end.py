@@ -1,5 +1,6 @@
 """Runs on the embedded model and suite: what a user does, and what may go wrong on the way."""
 
+import base64
 import json
 import shutil
 import threading
@@ -18,6 +19,7 @@ from agilepruner.runner import identity
 from agilepruner.runner import run as running
 from agilepruner.runner.answer import Answering
 from agilepruner.runner.claims import Claims
+from agilepruner.runner.journal import Journal
 from agilepruner.runner.plan import identify
 from agilepruner.runner.rows import read_row
 from agilepruner.strategies.attention.fastervlm import FasterVLM
@@ -86,6 +88,35 @@ def test_rows_carry_their_audit(grid):
         assert len(row.scores) == len(row.clusters) == len(row.documents)
     vanilla, pruned = rows[0], next(r for r in rows if r.budget == 16)
     assert pruned.flops["prefill"] < vanilla.flops["prefill"] / 4
+
+
+def test_a_finished_run_can_be_looked_at(grid):
+    """Pictures and questions of the data set; answers, FLOPs and attention of the run."""
+    from agilepruner.documents import OnDisk
+
+    directory, rows, _ = grid
+    where = next(directory.glob("**/cells")).parent
+    reader = OnDisk([where])
+    row = next(row for row in rows if row.benchmark == "mme" and row.strategy == "fastervlm")
+    looks = dict(reader.looks(row, row.documents))
+    assert list(looks) == row.documents
+    first = looks[row.documents[0]]
+    assert [len(references) for *_, references in first.asked] == [1, 1]  # a pair: yes and no
+    assert first.picture.data[8:12] == b"WEBP"
+    asked = [document for look in looks.values() for document, *_ in look.asked]
+    said = reader.said(row, asked)
+    entries = Journal(next(where.glob(f"cells/*-{row.id}")), row.id).refresh()
+    assert {d: one.entry for d, one in said.items()} == entries
+    total = sum(one.flops for one in said.values()) / len(said)
+    assert total == pytest.approx(row.flops["total"])
+    rows_, columns = entries[asked[0]].grid
+    for image in row.clusters:
+        levels = base64.b64decode(reader.attention(row, image))
+        assert len(levels) == rows_ * columns
+        assert max(levels) == 255
+    assert reader.attention(row, "no such image") == ""
+    elsewhere = OnDisk([where.parent])  # rows without their journals
+    assert dict(elsewhere.looks(row, row.documents)) == elsewhere.said(row, asked) == {}
 
 
 @pytest.mark.usefixtures("loaded_once")
