@@ -141,10 +141,10 @@ function seen(item, index, side) {
   const line = current().lines[index], said = item.lines[index], right = isRight(said);
   const kept = unpack(item, said);
   return node("div", {class: "seen", "data-line": line.key}, node("h3", {}, `${side}`, icon(line), lineName(line)),
-    picture(item, kept, lineName(line)), phases(kept),
     said.answers.map((answer) => node("p", {class: "answer"}, answer || "(nothing)")),
     node("p", {class: right ? "right" : "wrong"}, `${right ? "✓ right" : "✗ wrong"}`,
       said.score > 0 && said.score < 1 ? ` (${fixed(said.score, 2)} of 1)` : ""),
+    picture(item, kept, lineName(line)), phases(kept),
     node("dl", {}, Object.entries({
       "visual tokens": said.layers || (said.visual === undefined ? "" : String(said.visual)),
       "erank of the kept": said.erank === undefined ? "" : fixed(said.erank, 1),
@@ -189,8 +189,8 @@ function picture(item, kept, name) {
   levels.forEach((d, i) => {
     if (d) svg.append(node("path", {d, fill: "#ff7f0e", "fill-opacity": (i / 7 * 0.75).toFixed(2)}));
   });
-  if (dropped) svg.append(node("path", {class: "dropped", d: dropped, fill: "#000", "fill-opacity": 0.72}));
-  if (merged) svg.append(node("path", {class: "merged", d: merged, fill: "#000", "fill-opacity": 0.4}));
+  if (dropped && !attention) svg.append(node("path", {class: "dropped", d: dropped, fill: "#000", "fill-opacity": 0.72}));
+  if (merged && !attention) svg.append(node("path", {class: "merged", d: merged, fill: "#000", "fill-opacity": 0.4}));
   for (const [phase, d] of outlines) {
     svg.append(node("path", {class: "kept", d, fill: "none", stroke: phaseColour(phase),
       "stroke-width": Math.max(0.6, Math.min(width, height) / 260)}));
@@ -205,15 +205,12 @@ function picture(item, kept, name) {
 const PHASE_COLOURS = ["#ffffff", "#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#009E73"];
 const phaseColour = (phase) => PHASE_COLOURS[phase % PHASE_COLOURS.length];
 function phases(kept) {
-  if (kept?.joined) {
-    return node("p", {class: "phases"}, "Grey: merged into a token; point at it to see which patches "
-      + "that token stands for.");
-  }
-  if (!kept || kept.names.length < 1) return null;
-  const counts = kept.names.map((name, i) => [name, i, [...kept.values()].filter((p) => p === i).length]);
+  if (!kept) return null;
+  const counts = kept.names.map((name, i) => [name, i,
+    [...kept.values(), ...kept.loose].filter((p) => p === i).length]);
   return node("p", {class: "phases"}, counts.map(([name, i, count]) =>
-    node("span", {}, node("i", {style: `border-color: ${phaseColour(i)}; background: ${phaseColour(i)}`}),
-      `${name}: ${count}`)));
+    node("span", {}, node("i", {style: `background: ${phaseColour(i)}`}), `${name}: ${count}`)),
+  kept.joined ? "Half dark: merged into a token. Point at a patch to see which share its token." : null);
 }
 function bytes(text) {
   return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -230,6 +227,7 @@ function unpack(item, said) {
     }
   }
   found.names = said.phases ? DATA.documents.phases[said.names] : [];
+  found.loose = [...said.loose || ""].map((digit) => parseInt(digit, 36));
   if (said.joined) {
     const raw = bytes(said.joined), total = item.tiles * item.grid[0] * item.grid[1];
     found.joined = raw.length === total ? raw : new Uint16Array(raw.buffer);

@@ -284,6 +284,7 @@ def _selection(row: Row, entry: Entry, drawn: Drawn) -> dict[str, Any]:
     """Which tokens a language model was given, as the page reads it.
 
     ``kept``: a bit per token of the grid; ``phases`` a digit per kept token, of ``names``;
+    ``loose``: the same of tokens that are no patch (CLS);
     ``joined``: of merging methods, for each token of the grid a byte (or two): 1 + the merged token
     that most of it went into, 0 for none.
     """
@@ -307,6 +308,9 @@ def _selection(row: Row, entry: Entry, drawn: Drawn) -> dict[str, Any]:
         # Of equal patches (merged tokens may share one) the first counts.
         first = {patch: n for patch, n in reversed(numbered)}
         data["phases"] = "".join(DIGITS[phases[n]] for _, n in sorted(first.items()))
+        loose = [phases[n] for n, patch in enumerate(kept.patches) if patch < 0]
+        if loose:
+            data["loose"] = "".join(DIGITS[phase] for phase in loose)
         if names not in drawn.phases:
             drawn.phases.append(names)
         data["names"] = drawn.phases.index(names)
