@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import get_method
 
 from agilepruner.errors import UserError
+from agilepruner.memory import keep_freed_memory
 from agilepruner.runner import identity
 from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
 from agilepruner.runner.attention import Attention
@@ -401,6 +403,8 @@ def load(run: Run, cells: list[Cell]) -> Any:
     """
     config = run.config["model"]
     log.info("loading model '%s'", config["name"])
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     adapter = load_model({**config, "load": {**config["load"], **run.checkpoint}})
     if cells[0].identity["model"]["files"] != identity.checkpoint_digest(
         Path(run.checkpoint["path"])
