@@ -1,0 +1,29 @@
+"""docs/design.md is of the code as it is."""
+
+import re
+
+from agilepruner.places import ROOT
+from agilepruner.runner.identity import ANSWERED_BY
+
+TEXT = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+
+
+def test_what_it_names_is_there():
+    folder = ROOT
+    missing = []
+    for line in TEXT.splitlines():
+        if found := re.match(r"In `(\S+)/`:", line):
+            folder = ROOT / found[1]
+        if line.startswith("## "):
+            folder = ROOT
+        for name in re.findall(r"`([\w/]+(?:\.(?:py|md|toml)|/))`", line):
+            if not (folder / name).exists() and not (ROOT / name).exists():
+                missing.append(name)
+    assert missing == []
+    assert len(re.findall(r"`[\w/]+\.py`", TEXT)) > 20
+
+
+def test_it_lists_the_libraries_of_an_identity():
+    row = next(line for line in TEXT.splitlines() if line.startswith("| id |"))
+    for library in ANSWERED_BY:
+        assert library in row
