@@ -51,6 +51,8 @@ def plain(model, kind, count):
     elif kind in QWEN:
         sizes = (batch["image_grid_thw"].prod(dim=1) // 4).tolist()
         extra["image_grid_thw"] = batch["image_grid_thw"]
+    elif kind == "internvl":
+        sizes = [tiles * 16 for tiles in batch["num_patches"]]
     else:
         features = model.model.model.get_image_features(pixels, batch["image_sizes"])
         sizes = [len(feature) for feature in features.pooler_output]
@@ -282,6 +284,8 @@ def places_of(kind, positions, tokens, selection, visual):
         row, column = tile // 2 * 24 + kept[1:] // 24, tile % 2 * 24 + kept[1:] % 24
         mosaic = 576 + (row * 48 + column).flatten().sort().values
         return torch.cat([kept[0], mosaic])[None], 2880
+    if kind == "internvl":  # tile behind tile
+        return (torch.arange(tokens.batch)[:, None] * tokens.count + kept).view(1, -1), visual.whole
     return visual.anchors[None], tokens.order.numel()  # held against transformers elsewhere
 
 

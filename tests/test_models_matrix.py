@@ -10,7 +10,7 @@ from agilepruner.models.base import split, stack
 from agilepruner.strategies.base import keep_all
 
 BUDGET = {"llava": 32, "next_paper": 160, "next_native": 160, "qwen": 24, "onevision": 40}
-BUDGET |= {"qwen3": 24}
+BUDGET |= {"qwen3": 24, "internvl": 40}
 
 
 @pytest.fixture(scope="module", params=tiny.KINDS)
@@ -41,7 +41,7 @@ def test_every_strategy_on_every_adapter(encoded, name):
         if not strategy.budgeted:
             assert len(visual) == model.offered(one)
         elif model.exact_budget:
-            assert len(visual) == budget
+            assert len(visual) == one.batch * model.tile_budget(budget)
         assert visual.anchors.tolist() == sorted(set(visual.anchors.tolist()))
         whole = model.embed(one, keep_all(one)).embeds
         assert torch.equal(visual.embeds, whole[visual.anchors])

@@ -18,6 +18,10 @@ from transformers import (
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -38,16 +42,18 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from agilepruner.models.internvl import InternVLAdapter
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.llava_next import LlavaNextAdapter
 from agilepruner.models.llava_onevision import LlavaOnevisionAdapter
 from agilepruner.models.qwen2_5_vl import Qwen2_5VLAdapter
 from agilepruner.models.qwen3_vl import Qwen3VLAdapter
 
-KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision", "qwen3")
+KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision", "qwen3", "internvl")
 WORDS = [f"w{i}" for i in range(180)]
 SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|image_pad|>", "<|vision_start|>"]
-SPECIAL += ["<|vision_end|>", "<|video_pad|>"]
+SPECIAL += ["<|vision_end|>", "<|video_pad|>", "<IMG_CONTEXT>"]
+WORDS = WORDS[: 200 - len(SPECIAL)]
 ONEVISION_PINPOINTS = [[112, 224], [224, 112], [224, 224], [112, 336]]
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 LANGUAGE = {
@@ -194,6 +200,14 @@ def build(kind, dtype=torch.float32, attention="sdpa", layers=2):
             vision_end_token_id=token("<|vision_end|>"),
         )
         cls = Qwen3VLForConditionalGeneration
+    elif kind == "internvl":
+        config = InternVLConfig(
+            vision_config=InternVLVisionConfig(**{**TOWER, "image_size": 112}),
+            text_config=Qwen2Config(**{**LANGUAGE, "num_hidden_layers": layers}),
+            image_token_id=token("<IMG_CONTEXT>"),
+            tie_word_embeddings=False,
+        )
+        cls = InternVLForConditionalGeneration
     elif kind == "onevision":
         config = LlavaOnevisionConfig(
             vision_config=SiglipVisionConfig(**{**TOWER, "image_size": 112}, vision_use_head=False),
@@ -236,6 +250,9 @@ def processor(kind):
             size={"shortest_edge": 56 * 56, "longest_edge": 112896},
             patch_size=14 if kind == "qwen" else 16,
         )
+    if kind == "internvl":
+        size = {"height": 112, "width": 112}
+        return GotOcr2ImageProcessorPil(size=size, crop_to_patches=True, max_patches=4)
     if kind == "onevision":
         size = {"height": 112, "width": 112}
         return LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=ONEVISION_PINPOINTS)
@@ -255,6 +272,11 @@ def adapter(kind, dtype=torch.float32, attention="sdpa"):
     prompt = "w1 w7 <image> {question} w2"
     if kind == "llava":
         return LlavaAdapter(model, tokenizer(), processor(kind), prompt)
+    if kind == "internvl":
+        prompt = "w1 w7 <IMG_CONTEXT> {question} w2"
+        return InternVLAdapter(
+            model, tokenizer(), processor(kind), prompt, placeholder="<IMG_CONTEXT>"
+        )
     if kind == "onevision":
         return LlavaOnevisionAdapter(model, tokenizer(), processor(kind), prompt, geometry="native")
     geometry = kind.removeprefix("next_")

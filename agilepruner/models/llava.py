@@ -46,10 +46,14 @@ class LlavaAdapter(HuggingFaceAdapter):
             self.provides = self.provides | {"resolution"}
         if self.joint_space:
             self.provides = self.provides | {"image_embeds", "text_embeds"}
+        self.grid = self.find_grid()
+        self.full = self.grid[0] * self.grid[1]
+
+    def find_grid(self) -> tuple[int, int]:
+        """Rows and columns of a tile's tokens."""
         vision = self.config.vision_config
         side = vision.image_size // vision.patch_size
-        self.grid = (side, side)
-        self.full = side * side
+        return side, side
 
     def find_tower(self) -> Tower:
         """CLIP: the output of a layer before the last, without the CLS row.
