@@ -197,7 +197,7 @@ def test_every_view_draws_and_gives_its_csv(view):
         view.get_by_role("button", name="CSV of map-gqa").click()
     lines = download.value.path().read_text().splitlines()
     assert len(lines) == 8
-    assert lines[0].startswith("strategy,budget,right,only right,only wrong,document ")
+    assert lines[0].startswith("strategy,budget,right,lost,won,only right,only wrong,document ")
     view.locator(".lists a").first.click()
     assert view.locator("#detail").is_visible()
 

@@ -165,11 +165,12 @@ def test_the_grid_counts_what_nobody_and_everybody_gets():
         2: {5: "cat", 7: "x"},
         4: {5: "dog", 7: "x"},
     }
-    found = grid_data(marks, answers)
+    found = grid_data(marks, answers, base=0)
     assert found["nobody"] == [1, [5]]
     assert found["everybody"] == [1, [3]]
     assert [row["right"] for row in found["rows"]] == [60.0, 20.0, 60.0]
     assert [(row["only"], row["alone"]) for row in found["rows"]] == [(1, 0), (0, 1), (1, 0)]
+    assert [(row["lost"], row["gained"]) for row in found["rows"]] == [(0, 0), (2, 0), (1, 1)]
     stripes = [document for document, _ in found["stripes"]]
     assert (stripes[0], stripes[-1]) == (5, 3)  # the hardest first
     assert found["suspects"] == [[5, "Cat.", 2]]

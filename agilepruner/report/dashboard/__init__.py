@@ -20,6 +20,7 @@ from agilepruner.report.dashboard.documents import ROOM, WANTED, Drawn, Reader, 
 from agilepruner.report.dashboard.findings import Finding
 from agilepruner.report.dashboard.grid import Marks, grid_data, marks_of
 from agilepruner.report.dashboard.results import table_data
+from agilepruner.report.flips import GRID, RIGHT
 from agilepruner.report.kinds import Kinds, scores_by_kind
 from agilepruner.report.lines import Table, build_tables
 from agilepruner.report.statistics import Analysis, analyse
@@ -31,6 +32,7 @@ FOLDER = "documents"  # of the pages of all documents
 ON_A_PAGE = 200  # documents
 MOST_SUSPECTS = 1000  # documents that nobody gets whose answers are compared, per benchmark
 HERE = Path(__file__).parent
+SHARED = {"right": RIGHT, "grid": GRID}  # see ``report.flips``
 SCRIPTS = ("core.js", "charts.js", "views.js", "documents.js", "main.js")
 # What would end or change the script that the data stands in.
 ESCAPES = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
@@ -85,7 +87,7 @@ def page(
                 **table_data(table, one, style),
                 "curves": plain(budget_sections(table, scores_by_kind(table, kinds))),
                 "pareto": plain(pareto_sections(table)),
-                "grids": [grid_data(m, _answers(table, m, reader)) for m in marks],
+                "grids": [grid_data(m, _answers(table, m, reader), _base(table)) for m in marks],
             }
         )
     about = (
@@ -98,6 +100,7 @@ def page(
             "documents": drawn.plain(about) if drawn.items else None,
             "pages": list(folder),
             "home": "",
+            **SHARED,
             "findings": [finding.plain() for finding in findings],
         }
     )
@@ -153,6 +156,7 @@ def document_pages(
                     "documents": drawn.plain(about),
                     "pages": [],
                     "home": f"../{HOME}",
+                    **SHARED,
                     "findings": [],
                 }
                 yield {**said, "first": first, "last": last}, assembled(data)

@@ -10,8 +10,7 @@ function sides() {
   const other = fallback >= 0 && fallback !== a ? fallback : first.find((i) => i !== a);
   return [a, byKey(state.b) >= 0 ? byKey(state.b) : other ?? a];
 }
-const RIGHT = 0.5;
-const isRight = (said) => said ? said.score >= RIGHT : null;
+const isRight = (said) => said ? said.score >= DATA.right : null;
 const FLIPS = {
   all: ["all", () => true],
   flipped: ["flipped (right or wrong)", (a, b) => isRight(a) !== isRight(b)],
@@ -36,7 +35,7 @@ const SORTS = {
 /* Hard: vanilla is right and a uniform grid of the same budget is wrong. */
 function hard(item, b) {
   const lines = current().lines, plain = lines.findIndex((line) => line.vanilla);
-  const uniform = lines.findIndex((line) => line.strategy === "uniform"
+  const uniform = lines.findIndex((line) => line.strategy === DATA.grid
     && line.budget === lines[b].budget);
   return isRight(item.lines[plain]) && uniform >= 0 && isRight(item.lines[uniform]) === false;
 }
@@ -81,7 +80,7 @@ function documentBar() {
     choice("A → B", "flip", Object.entries(FLIPS).map(([key, [text]]) => [key, text]), {doc: ""}),
     kinds.length ? choice("image", "kind", [["", "any"], ...kinds.map((kind) => [kind, kind])], {doc: ""})
       : null,
-    table.lines.some((line) => line.strategy === "uniform") && table.lines.some((line) => line.vanilla)
+    table.lines.some((line) => line.strategy === DATA.grid) && table.lines.some((line) => line.vanilla)
       ? choice("subset", "hard", [["", "all"], ["1", "hard: vanilla right, uniform grid wrong"]],
         {doc: ""}) : null,
     choice("sort", "sort", Object.entries(SORTS).map(([key, [text]]) => [key, text])),

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from agilepruner.report.flips import RIGHT
 from agilepruner.report.lines import Line, Table
 from agilepruner.runner.rows import Row
 
-RIGHT = 0.5  # of a unit's marks
 STRIPES = 160  # of the heat map at most: beyond, neighbours share one
 LISTED = 100  # documents named in each list
 
@@ -83,25 +83,30 @@ def _units(row: Row) -> list[int]:
 
 
 def grid_data(
-    marks: Marks, answers: Mapping[int, Mapping[int, str]] | None = None
+    marks: Marks,
+    answers: Mapping[int, Mapping[int, str]] | None = None,
+    base: int | None = None,
 ) -> dict[str, Any]:
     """One benchmark's heat map as plain data.
 
     Args:
         marks: its scores.
         answers: line -> document -> answer, where journals are there.
+        base: vanilla's position in the table's lines; None: there is none.
 
     Returns:
-        ``stripes``: for each, the units of it (documents, the hardest first); ``rows``: per line
-        its position and the percent right of each stripe; ``nobody``, ``everybody``: how many
-        units, and their documents; ``suspects``: of those nobody gets the ones where at least half
-        of the lines give the same answer, most agreement first: document, answer, lines.
+        ``stripes``: for each, its first document and how many units it is, the hardest first;
+        ``rows``: per line its position, percent right in all and in each stripe, units lost and
+        gained against vanilla, units that only it has right, or wrong; ``nobody``, ``everybody``:
+        how many units, and their documents; ``suspects``: of those nobody gets the ones where at
+        least half of the lines give the same answer, most agreement first: document, answer, lines.
     """
     share = marks.share
     # Hardest first; of equals, those that the same lines get stand together.
     pattern = np.packbits(marks.right, axis=0)
     order = np.lexsort((*pattern, share))
     parts = np.array_split(order, min(STRIPES, len(order))) if len(order) else []
+    plain = marks.right[marks.lines.index(base)] if base in marks.lines else None
     nobody, everybody = (np.flatnonzero(share == value).tolist() for value in (0.0, 1.0))
     return {
         "benchmark": marks.benchmark,
@@ -113,6 +118,8 @@ def grid_data(
                 "line": line,
                 "right": round(100 * float(right.mean()), 2),
                 "stripes": [round(100 * float(right[part].mean())) for part in parts],
+                "lost": None if plain is None else int((plain & ~right).sum()),
+                "gained": None if plain is None else int((~plain & right).sum()),
                 "only": int((right & (marks.right.sum(axis=0) == 1)).sum()),
                 "alone": int((~right & (marks.right.sum(axis=0) == len(marks.lines) - 1)).sum()),
             }

@@ -82,8 +82,8 @@ function mapView() {
       return Math.max(0, Math.min(count - 1, Math.floor((event.clientX - box.left) / box.width * count)));
     };
     return node("tr", {}, node("th", {scope: "row"}, icon(line), ` ${lineName(line)}`),
-      node("td", {}, fixed(row.right, 1)), node("td", {}, String(row.only)),
-      node("td", {}, String(row.alone)), node("td", {class: "strip"},
+      node("td", {}, fixed(row.right, 1)),
+      [row.lost, row.gained, row.only, row.alone].map((count) => node("td", {}, String(count ?? "–"))), node("td", {class: "strip"},
         node("svg", {viewBox: `0 0 ${count} 1`, preserveAspectRatio: "none", role: "img",
           "aria-label": `${lineName(line)}: right on ${fixed(row.right, 1)} % of ${grid.units} units`,
           onclick: (event) => open(grid, grid.stripes[at(event)][0], line),
@@ -94,17 +94,17 @@ function mapView() {
           }, onpointerleave: hush},
         paths.map((d, i) => d ? node("path", {d, fill: `var(--level${i})`}) : null))));
   }));
-  const head = node("tr", {}, ["Strategy", "right, %", "only it right", "only it wrong",
+  const head = node("tr", {}, ["Strategy", "right, %", "lost", "won", "only it right", "only it wrong",
     "documents, the hardest on the left"].map((text) => node("th", {scope: "col"}, text)));
   const rows = shown.map((row) => [table.lines[row.line].label, table.lines[row.line].budget,
-    row.right, row.only, row.alone, ...row.stripes]);
+    row.right, row.lost, row.gained, row.only, row.alone, ...row.stripes]);
   return [
     node("div", {class: "bar"}, choice("benchmark", "benchmark",
       all.map((one) => [one.benchmark, `${one.label} (${one.units})`]))),
     section(`${grid.label}: documents × strategies`, `${grid.units} units, in the order of how many `
-      + "of the table's lines are right (half the marks or more). A stripe is "
+      + "of the table's lines are right (half the marks or more); lost and won against vanilla. A stripe is "
       + (count < grid.units ? `about ${Math.round(grid.units / count)} neighbouring units.` : "one unit."),
-    csv(`map-${grid.benchmark}`, ["strategy", "budget", "right", "only right", "only wrong",
+    csv(`map-${grid.benchmark}`, ["strategy", "budget", "right", "lost", "won", "only right", "only wrong",
       ...grid.stripes.map(([document_]) => `document ${document_}`)], rows),
     node("div", {class: "key", "aria-label": "Right, share of a stripe"}, LEVELS.map((text, i) =>
       node("span", {}, node("i", {style: `background: var(--level${i})`}), text))),
