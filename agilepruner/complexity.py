@@ -57,3 +57,15 @@ def attention_entropy(attention: Tensor) -> Tensor:
     p = attention.float().mean(dim=1)
     p = p / p.sum(dim=-1, keepdim=True)
     return torch.special.entr(p).sum(dim=-1)
+
+
+def attention_kept(attention: Tensor, indices: Tensor) -> Tensor:
+    """Mean CLS attention of the kept patches, (B, H, N) and (B, K) -> a number.
+
+    Attention is averaged over heads, as the softmax over all N + 1 keys gave it. A merged token
+    counts as the patch that it stands for (``Selection.indices``), padding and the CLS row not at
+    all. All of N patches have at most 1 / N.
+    """
+    kept = (indices >= 0) & (indices < attention.shape[-1])
+    seen = attention.float().mean(dim=1).gather(1, indices.where(kept, 0))
+    return (seen * kept).sum() / kept.sum()

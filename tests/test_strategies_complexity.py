@@ -5,8 +5,16 @@ import math
 import pytest
 import torch
 
-from agilepruner.complexity import attention_entropy, effective_rank, effective_rank_small
+from agilepruner.complexity import (
+    attention_entropy,
+    attention_kept,
+    effective_rank,
+    effective_rank_small,
+)
 from agilepruner.linalg import gram
+from agilepruner.strategies.base import VisualTokens
+from agilepruner.strategies.baseline.greedy_erank import GreedyErank
+from agilepruner.strategies.diversity.divprune import DivPrune
 
 
 def by_svd(x):
@@ -90,3 +98,31 @@ def test_entropy_of_known_attention():
     heads = torch.zeros(1, 2, n)
     heads[0, 0, 0] = heads[0, 1, 1] = 0.9  # averaged over heads first, then entropy
     assert attention_entropy(heads).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_attention_kept_is_the_mean_over_patches():
+    attention = torch.tensor([[[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]], [[0.1, 0, 0], [0.5, 0.1, 0]]])
+    assert attention_kept(attention[:1], torch.tensor([[0, 1]])) == pytest.approx(0.2)
+    # patch 0 of the second image; the CLS row (3) and the padding are no patches
+    ids = torch.tensor([[0, 2, 3], [0, -1, -1]])
+    assert attention_kept(attention, ids) == pytest.approx((0.2 + 0.2 + 0.3) / 3)
+
+
+def test_the_greedy_search_finds_more_diversity_than_divprune():
+    x = correlated(60, 24, 24)
+    tokens = VisualTokens((6, 10), projected=x, features=x)
+    image = torch.arange(3)[:, None]
+
+    def kept(strategy):
+        return effective_rank_small(x[image, strategy(tokens, 12).indices])
+
+    greedy, every = kept(GreedyErank()), kept(GreedyErank(shortlist=60))
+    assert (greedy > kept(DivPrune())).all()
+    assert (greedy > 0.98 * every).all()
+    # each step of the full search is the best one: no other last patch does better
+    chosen = GreedyErank(shortlist=60)(tokens, 5).indices[0]
+    before = set(GreedyErank(shortlist=60)(tokens, 4).indices[0].tolist())
+    assert before < set(chosen.tolist())
+    others = [x[:1, [*before, j]] for j in range(60) if j not in before]
+    best = max(float(effective_rank_small(other)) for other in others)
+    assert float(effective_rank_small(x[:1, chosen])) == pytest.approx(best, rel=1e-3)

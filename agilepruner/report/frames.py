@@ -23,7 +23,7 @@ CELL = (
 CELL_NUMBERS = ("status", "metric", "value", "scale", "higher_is_better", "n", "error")
 AUDIT = ("kept", "phases", "flops", "complexity", "seconds")
 DOCUMENT = ("document", "image", "kind", "stratum", "score")
-COMPLEXITY = ("erank_input", "erank_kept", "entropy")
+COMPLEXITY = ("erank_input", "erank_kept", "entropy", "attention_kept")
 ANSWER = ("answer", "visual", "new_tokens", "selection")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agilepruner.complexity import attention_entropy, effective_rank_small
+from agilepruner.complexity import attention_entropy, attention_kept, effective_rank_small
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
 from agilepruner.runner.attention import Attention, quantised
 from agilepruner.runner.cells import Cell
@@ -587,10 +587,15 @@ class Answering:
             ranks[i] = round(rank, 4)
             if keys[i]:
                 pictures[i].ranks[keys[i]] = ranks[i]
-        return [
+        shown = [
             (visual, p.complexity | {"erank_kept": ranks[i]}, recorded(p.tokens, part, visual))
             for i, (p, part, visual) in enumerate(zip(pictures, parts, visuals))
         ]
+        if pictures[0].tokens.attention is not None:
+            means = [attention_kept(p.tokens.attention, s.indices) for p, s in zip(pictures, parts)]
+            for (_, complexity, _), mean in zip(shown, torch.stack(means).tolist()):
+                complexity["attention_kept"] = round(mean, 7)
+        return shown
 
     # --- answers ---
 

@@ -41,7 +41,7 @@ class Entry:
         mosaic: rows and columns of the tiles behind the first one, where there are any.
         view: left, top, right, bottom of what the (first) grid covers, in widths and heights of the
             image; None: the whole of it.
-        complexity: erank_input, erank_kept, entropy of the image.
+        complexity: erank_input, entropy of the image; erank_kept, attention_kept of its tokens.
         seconds: encode, select, generate: this document's share.
     """
 

@@ -67,7 +67,7 @@ class Row:
         text_tokens: mean prompt tokens that are not visual. new_tokens: mean generated tokens.
         flops: mean per document: vision, projector, selection, prefill, decode, total (FLOPs =
             2 x MACs) and paper_macs (visual tokens only, the papers' formula).
-        complexity: mean erank_input, erank_kept, entropy (None where not computable).
+        complexity: mean erank_input, entropy, erank_kept, attention_kept (None: not computable).
         seconds: encode, select, generate, score.
         scores: per-document headline scores in document order (None where the metric has none).
         parts: what the columns' aggregates need beside the scores, name -> a number per unit.
