@@ -117,7 +117,7 @@ def test_merged_tokens_and_stages_are_drawn_by_what_became_of_them():
     ]
     entry = Entry(0, "a", grid=[2, 2], kept={"stages": stages})
     found = documents._selection(row, entry, drawn_)
-    assert found["phases"] == "2011"
+    assert (found["phases"], found["stages"]) == ("2011", 2)
     assert drawn_.phases[found["names"]] == [
         "dropped by stage 1",
         "dropped by stage 2",

@@ -167,7 +167,7 @@ function picture(item, kept, name) {
   const attention = item.attention && drawing.includes("attention") ? bytes(item.attention) : null;
   const levels = Array.from({length: 8}, () => "");
   let dropped = "", merged = "";
-  const groups = new Map();
+  const groups = new Map(), shades = new Map();
   const outlines = new Map();
   for (const tile of tiles) {
     if (!boxes[tile]) continue;
@@ -179,7 +179,8 @@ function picture(item, kept, name) {
       if (attention) levels[attention[tile * count + i] >> 5] += square;
       if (!kept || !drawing.includes("kept")) continue;
       const phase = kept.get(tile * count + i), into = kept.joined?.[tile * count + i];
-      if (phase !== undefined) outlines.set(phase, (outlines.get(phase) || "") + square);
+      if (phase < kept.stages) shades.set(phase, (shades.get(phase) || "") + square);
+      else if (phase !== undefined) outlines.set(phase, (outlines.get(phase) || "") + square);
       else if (into) merged += square;
       else dropped += square;
       if (into) groups.set(into, (groups.get(into) || "") + square);
@@ -190,8 +191,11 @@ function picture(item, kept, name) {
   });
   if (dropped && !attention) svg.append(node("path", {class: "dropped", d: dropped, fill: "#000", "fill-opacity": 0.72}));
   if (merged && !attention) svg.append(node("path", {class: "merged", d: merged, fill: "#000", "fill-opacity": 0.4}));
+  for (const [stage, d] of attention ? [] : shades) {
+    svg.append(node("path", {class: "shade", d, fill: "#000", "fill-opacity": shade(stage, kept)}));
+  }
   for (const [phase, d] of outlines) {
-    svg.append(node("path", {class: "kept", d, fill: "none", stroke: phaseColour(phase),
+    svg.append(node("path", {class: "kept", d, fill: "none", stroke: phaseColour(kept.stages ? 0 : phase),
       "stroke-width": Math.max(0.6, Math.min(width, height) / 260)}));
   }
   if (groups.size) {
@@ -203,12 +207,15 @@ function picture(item, kept, name) {
 }
 const PHASE_COLOURS = ["#ffffff", "#56B4E9", "#E69F00", "#F0E442", "#CC79A7", "#009E73"];
 const phaseColour = (phase) => PHASE_COLOURS[phase % PHASE_COLOURS.length];
+/* What an early stage inside the model dropped is darker than what a later one did. */
+const shade = (stage, kept) => 0.72 - 0.5 * stage / kept.stages;
 function phases(kept) {
   if (!kept) return null;
   const counts = kept.names.map((name, i) => [name, i,
     [...kept.values(), ...kept.loose].filter((p) => p === i).length]);
   return node("p", {class: "phases"}, counts.map(([name, i, count]) =>
-    node("span", {}, node("i", {style: `background: ${phaseColour(i)}`}), `${name}: ${count}`)),
+    node("span", {}, node("i", {style: i < kept.stages ? `background: #000; opacity: ${shade(i, kept)}`
+      : `background: ${phaseColour(kept.stages ? 0 : i)}`}), `${name}: ${count}`)),
   kept.joined ? "Half dark: merged into a token. Point at a patch to see which share its token." : null);
 }
 function bytes(text) {
@@ -226,6 +233,7 @@ function unpack(item, said) {
     }
   }
   found.names = said.phases ? DATA.documents.phases[said.names] : [];
+  found.stages = said.stages || 0;
   found.loose = [...said.loose || ""].map((digit) => parseInt(digit, 36));
   if (said.joined) {
     const raw = bytes(said.joined), total = item.tiles * item.grid[0] * item.grid[1];

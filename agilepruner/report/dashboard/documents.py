@@ -284,7 +284,8 @@ def _selection(row: Row, entry: Entry, drawn: Drawn) -> dict[str, Any]:
     """Which tokens a language model was given, as the page reads it.
 
     ``kept``: a bit per token of the grid; ``phases`` a digit per kept token, of ``names``;
-    ``loose``: the same of tokens that are no patch (CLS);
+    ``loose``: the same of tokens that are no patch (CLS); ``stages``: how many there are inside the
+    model, the phases then say which of them dropped a token;
     ``joined``: of merging methods, for each token of the grid a byte (or two): 1 + the merged token
     that most of it went into, 0 for none.
     """
@@ -303,6 +304,7 @@ def _selection(row: Row, entry: Entry, drawn: Drawn) -> dict[str, Any]:
     if kept.stages:
         lasts = [set(stage) for stage in kept.stages]
         phases = [sum(n in stage for stage in lasts) for n in range(len(kept.patches))]
+        data["stages"] = len(lasts)
         names = [f"dropped by stage {i + 1}" for i in range(len(lasts))] + ["kept to the end"]
     if phases and names and max(phases) < len(names):
         # Of equal patches (merged tokens may share one) the first counts.
