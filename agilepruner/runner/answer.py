@@ -26,6 +26,7 @@ from agilepruner.complexity import attention_entropy, attention_kept, effective_
 from agilepruner.models.base import Adapter, Generation, Visual, split, stack
 from agilepruner.runner.attention import Attention, quantised
 from agilepruner.runner.cells import Cell
+from agilepruner.runner.complexities import Complexities, Measured
 from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.kept import recorded, with_stages
 from agilepruner.strategies.base import Once, Selection, VisualTokens
@@ -83,6 +84,16 @@ class Picture:
     resized: bool = False
     ranks: dict[bytes, float] = field(default_factory=dict)  # of kept tokens, by their anchors
 
+    @property
+    def key(self) -> str:
+        """Of the image."""
+        return self.documents[0].image_key
+
+    @property
+    def measured(self) -> Measured:
+        """What is known of the image before it is answered."""
+        return Measured(dict(self.complexity), self.tokens.batch, self.tokens.count)
+
 
 @dataclass
 class Prompt:
@@ -127,6 +138,7 @@ class Answering:
         on_progress: called with the number of finished (document, cell) pairs.
         seconds: where the time went.
         attention: where to leave that of each image for the pages; None: nowhere.
+        budgets: of cells whose strategy apportions: tokens to keep per tile, by image key.
     """
 
     adapter: Adapter
@@ -138,10 +150,12 @@ class Answering:
     on_progress: Callable[[int], Any] = lambda count: None
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     attention: Attention | None = None
+    budgets: dict[str, dict[str, int]] = field(default_factory=dict)
     _in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _ids: dict[int, list[int]] = field(default_factory=dict)
     _open: dict[int, int] = field(default_factory=dict)  # document -> cells still to answer it
     _known: dict[tuple[int, ...], Once] = field(default_factory=dict)  # of the window's images
+    _measured: dict[str, Measured] = field(default_factory=dict)  # before the first answer
     _counted: int = 0
     _most_tokens: float = float("inf")  # of a batch, learnt from what did not fit
     _most_images: int = ENCODED_TOGETHER
@@ -204,6 +218,59 @@ class Answering:
             loader.shutdown(cancel_futures=True)
             for journal in self.journals.values():
                 self._timed("journal", journal.sync)
+
+    # --- budgets of a benchmark ---
+
+    def measure(self, share: Share, store: Complexities) -> None:
+        """Measure the complexity of the images of a share that the store lacks.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        known = store.read()
+        for window in share:
+            wanted = [group for group in window if group[0].image_key not in known]
+            pictures = self._encode(wanted, self._look(wanted)) if wanted else []
+            self._ids.clear()
+            store.add({picture.key: picture.measured for picture in pictures})
+
+    def apportion(self, store: Complexities) -> None:
+        """Say how many tokens each image may keep, where that depends on all of them.
+
+        Cells whose benchmark has an image that could not be measured fail: of other images other
+        budgets would follow.
+        """
+        self._measured = store.read()
+        groups = {group[0].image_key: group for s in self.shares() for w in s for group in w}
+        missing = [key for key in groups if key not in self._measured]
+        known = [self._measured[key] for key in groups if key in self._measured]
+        for cell in self.cells:
+            name = cell.strategy.apportions
+            if not name:
+                continue
+            lacking = len(missing) + sum(name not in one.complexity for one in known)
+            if lacking:
+                why = f"budgets depend on every image, and {lacking} could not be measured"
+                self._fail([(cell, d, why) for group in groups.values() for d in group])
+                continue
+            counts = [one.tiles * len(group) for one, group in zip(known, groups.values())]
+            values = [one.complexity[name] for one in known]
+            budget = self.adapter.tile_budget(cell.budget)
+            found = cell.strategy.budgets(values, counts, [one.room for one in known], budget)
+            self.budgets[cell.id] = dict(zip(groups, found))
+
+    def _budget(self, cell: Cell, picture: Picture) -> int:
+        """Tokens to keep of each tile of an image."""
+        own = self.budgets.get(cell.id)
+        return self.adapter.tile_budget(cell.budget) if own is None else own[picture.key]
+
+    def _alike(self, cell: Cell, pictures: list[Picture]) -> Iterator[list[Picture]]:
+        """Images of one grid and one budget, which can be selected from together."""
+        for same in _by_grid(pictures):
+            by_budget: dict[int, list[Picture]] = defaultdict(list)
+            for picture in same:
+                by_budget[self._budget(cell, picture)].append(picture)
+            yield from by_budget.values()
 
     def _timed(self, part: str, function: Callable[[], Any]) -> Any:
         started = time.perf_counter()
@@ -367,6 +434,8 @@ class Answering:
             picture.complexity["erank_input"] = round(float(ranks[rows].mean()), 4)
             if entropies is not None:
                 picture.complexity["entropy"] = round(float(entropies[rows].mean()), 4)
+            if picture.key in self._measured:  # what budgets were apportioned by
+                picture.complexity |= self._measured[picture.key].complexity
         return pictures, []
 
     # --- prompts ---
@@ -473,7 +542,7 @@ class Answering:
         failures: list[Failure] = []
         pictures = self._at_its_grid(cell, pictures, failures)
         started = time.perf_counter()
-        for same in _by_grid(pictures):
+        for same in self._alike(cell, pictures):
             for picture, picked in self._select(cell, same, failures):
                 for document, (visual, complexity, kept) in picked:
                     ids = self._ids[document.index]
@@ -545,7 +614,7 @@ class Answering:
                 return [(p, self._select_by_question(cell, p)) for p in pictures]
             needs = cell.strategy.needs | {"projected"}
             tokens = self._stack(pictures, needs)
-            selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
+            selection = cell.strategy(tokens, self._budget(cell, pictures[0]))
             parts = split(selection, [picture.tokens.batch for picture in pictures])
             shown = self._show(pictures, parts)
             return [(p, [(d, each) for d in p.documents]) for p, each in zip(pictures, shown)]
@@ -569,7 +638,7 @@ class Answering:
             text = self.adapter.text_embeds(question).expand(picture.tokens.batch, -1, -1)
             needs = cell.strategy.needs | {"projected"}
             tokens = replace(self._stack([picture], needs), text_embeds=text.clone())
-            selection = cell.strategy(tokens, self.adapter.tile_budget(cell.budget))
+            selection = cell.strategy(tokens, self._budget(cell, picture))
             (chosen[question],) = self._show([picture], [selection])
         return [(document, chosen[document.question]) for document in picture.documents]
 

@@ -25,8 +25,9 @@ from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, S
 from agilepruner.runner.attention import Attention
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
+from agilepruner.runner.complexities import Complexities
 from agilepruner.runner.journal import Journal
-from agilepruner.runner.plan import Run, source_of
+from agilepruner.runner.plan import ANSWERING, Run, source_of
 from agilepruner.runner.progress import Progress
 from agilepruner.runner.rows import Row, read_row
 from agilepruner.runner.score import (
@@ -195,6 +196,8 @@ class _Work:
                 answering = (
                     self._answering(adapter, name, mine, progress.documents) if mine else None
                 )
+                if answering and any(cell.strategy.apportions for cell in mine):
+                    self._apportion(answering, name)
                 part = _Part(name, cells, answering, answering.shares() if answering else [])
                 if self._pass(part):
                     held.append(part)
@@ -291,6 +294,29 @@ class _Work:
             if journal.header is None and journal.answers:
                 journal.begin(answering.header(cell))
         return answering
+
+    def _apportion(self, answering: Answering, name: str) -> None:
+        """Measure all images of a benchmark, with other processes, and set their budgets."""
+        known = answering.cells[0].identity
+        code = identity.digest([identity.code_digest(ANSWERING), known["versions"]])
+        where = f"{images_name(known)}-{code}"
+        store = Complexities(self.run.directory, where, self.claims.writer)
+        open_ = list(enumerate(answering.shares()))
+        while open_:
+            held = []
+            for number, share in open_:
+                claim = f"complexity-{where}-{number}"
+                if not self.claims.take(claim):
+                    held.append((number, share))
+                    continue
+                try:
+                    answering.measure(share, store)
+                finally:
+                    self.claims.give_back(claim)
+            open_ = held
+            if open_:
+                time.sleep(WAIT_SECONDS)
+        answering.apportion(store)
 
     def _pass(self, part: _Part) -> bool:
         """Answer the shares that nobody holds; whether others hold some."""

@@ -228,14 +228,36 @@ def blank_row(config: Mapping[str, Any], cell: Cell, full: int) -> Row:
 # --- audit -------------------------------------------------------------------------------------
 
 
-def audit(cell: Cell, entries: Iterable[Entry], facts: Mapping[str, Any], layers: int) -> None:
+def budgets_of(cell: Cell, entries: Sequence[Entry], facts: Mapping[str, Any]) -> list[int]:
+    """Tokens that the strategy is to keep of each tile, per document.
+
+    Args:
+        cell: whose.
+        entries: all of its answers, since a budget may be a mean over them.
+        facts: what the journal says of the model.
+    """
+    budget: int = facts["tile_budget"]
+    name = cell.strategy.apportions
+    if not name:
+        return [budget] * len(entries)
+    if any(name not in (entry.complexity or {}) for entry in entries):
+        raise CellFailed(f"budgets follow {name}, which some answers lack")
+    return cell.strategy.budgets(
+        [(entry.complexity or {})[name] for entry in entries],
+        [entry.tiles for entry in entries],
+        [prod(entry.grid or (0, 0)) for entry in entries],
+        budget,
+    )
+
+
+def audit(cell: Cell, entries: Sequence[Entry], facts: Mapping[str, Any], layers: int) -> None:
     """Hold measured visual tokens against what the strategy promises, layer by layer.
 
     Raises:
         CellFailed: with the document and both numbers.
     """
-    for entry in entries:
-        promised = promised_tokens(cell, entry, facts, layers)
+    for entry, budget in zip(entries, budgets_of(cell, entries, facts)):
+        promised = promised_tokens(cell, entry, facts, layers, budget)
         if promised is None:
             continue
         seen = entry.visual if isinstance(entry.visual, list) else [entry.visual] * layers
@@ -249,15 +271,23 @@ def audit(cell: Cell, entries: Iterable[Entry], facts: Mapping[str, Any], layers
 
 
 def promised_tokens(
-    cell: Cell, entry: Entry, facts: Mapping[str, Any], layers: int
+    cell: Cell, entry: Entry, facts: Mapping[str, Any], layers: int, budget: int
 ) -> list[int] | None:
-    """Visual tokens of each decoder layer; None where the image decides."""
+    """Visual tokens of each decoder layer; None where the image decides.
+
+    Args:
+        cell: whose.
+        entry: of the document.
+        facts: what the journal says of the model.
+        layers: of the decoder.
+        budget: tokens to keep of each of the image's tiles.
+    """
     strategy, tile = cell.strategy, prod(entry.grid or (0, 0))
     if "resolution" in strategy.needs:
         return [_largest_grid(entry, cell.budget)] * layers
     if strategy.inside:
         return strategy.promise(entry.offered, cell.budget, layers)
-    promised = strategy.promise(tile, facts["tile_budget"], layers)
+    promised = strategy.promise(tile, budget, layers)
     if promised is None:
         return None
     if promised[0] == tile:
@@ -292,7 +322,7 @@ def measures(
     entering = [visual[0] for visual in per_layer]
     known: dict[tuple, dict[str, float]] = {}
     totals: dict[str, float] = defaultdict(float)
-    for entry, visual in zip(entries, per_layer):
+    for entry, visual, budget in zip(entries, per_layer, budgets_of(cell, entries, facts)):
         grid, tiles = entry.grid or (0, 0), entry.tiles
         key = (*visual, entry.text_tokens, entry.new_tokens, *grid, tiles)
         if key not in known:
@@ -303,7 +333,7 @@ def measures(
                 entry.text_tokens,
                 entry.new_tokens,
                 tiles=tiles,
-                selection=selection_flops(cell.strategy, seen, facts["tile_budget"], tiles),
+                selection=selection_flops(cell.strategy, seen, budget, tiles),
             )
         for part, value in known[key].items():
             totals[part] += value

@@ -288,6 +288,8 @@ class Strategy:
         equivariant: whether reordering the tokens reorders the selection and nothing else.
         inside: whether it prunes inside the language model, by a ``plan`` of stages.
         phases: names of the steps that fill a budget one after the other (``Selection.phases``).
+        apportions: the complexity (``erank_input``, ``entropy``) by which a budget is a mean over a
+            benchmark's documents, apportioned by ``budgets``; empty: every image has the budget.
     """
 
     family: ClassVar[str]
@@ -303,6 +305,7 @@ class Strategy:
     equivariant: ClassVar[bool] = True
     inside: ClassVar[bool] = False
     phases: ClassVar[tuple[str, ...]] = ()
+    apportions: ClassVar[str] = ""
 
     @property
     def reads_question(self) -> bool:
@@ -335,6 +338,23 @@ class Strategy:
         if not self.budgeted:
             return None
         return [budget + self.extra if budget < tokens else tokens] * layers
+
+    def budgets(
+        self,
+        complexity: Sequence[float],
+        weights: Sequence[int],
+        room: Sequence[int],
+        budget: int,
+    ) -> list[int]:
+        """Tokens to keep of each image, where ``apportions`` says that they differ.
+
+        Args:
+            complexity: of each image of a benchmark.
+            weights: how often each counts: its documents times its tiles.
+            room: tokens that each (tile) has.
+            budget: the mean.
+        """
+        return [budget] * len(complexity)
 
     def __post_init__(self) -> None:
         """Check every hyper-parameter against the range declared beside it.
