@@ -418,7 +418,7 @@ def _check_checkpoint(path: str, key: str) -> None:
     directory = Path(path)
     if directory.is_dir():
         if not (directory / "config.json").is_file():
-            raise UserError(f"model.load.{key}={path} has no config.json: it is no checkpoint.")
+            raise UserError(f"model.load.{key}={path} has no config.json: it is not a checkpoint.")
     elif directory.is_absolute() or path.startswith("."):
         raise UserError(
             f"The directory {path} does not exist. Set model.load.{key}=... to one that does, or "
@@ -535,7 +535,7 @@ def strategy_class(settings: Mapping[str, Any], where: str) -> type[Strategy]:
     module, _, name = target.rpartition(".")
     found = getattr(importlib.import_module(module), name)
     if not isinstance(found, type) or not issubclass(found, Strategy):
-        raise UserError(f"{where}._target_={target} is no strategy: it does not extend Strategy.")
+        raise UserError(f"{where}._target_={target} is not a strategy: it does not extend Strategy.")
     return found
 
 

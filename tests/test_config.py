@@ -244,7 +244,7 @@ GENERATION = "benchmark.pope.protocols.paper.overrides.generation_kwargs"
         # strategies
         ("strategy=[]", "strategy is empty: choose at least one"),
         ("strategy.agilepruner=null", "expected a mapping of settings"),
-        ("strategy.agilepruner._target_=os.system", "is no strategy"),
+        ("strategy.agilepruner._target_=os.system", "is not a strategy"),
         ("strategy.agilepruner._target_=agilepruner", "like package.module.name"),
         ("+strategy.mine.x=1", "strategy.mine._target_=null, expected"),
         ("strategy.agilepruner._target_=.foo.Bar", "package.module.name"),

@@ -87,7 +87,7 @@ def test_the_command_prints_documents_and_refuses_what_it_cannot_say(tmp_path, c
     assert "AgilePruner − DivPrune, POPE" in capsys.readouterr().out
     assert sizes()["pope"] == 9000
     for more, said in (
-        ([], "Say which difference"),
+        ([], "Give the difference"),
         (["difference=0"], "above 0"),
         (["difference=1", "benchmark=popp"], "Did you mean 'pope'"),
         (["difference=1", "strategies=divprune"], "two or more"),

@@ -50,7 +50,7 @@ def _number(given: dict[str, str], key: str, default: str | None, low: float, hi
 
     text = given.get(key, default)
     if text is None:
-        raise UserError(f"Say which difference: {key}=1. Usage: {USAGE}")
+        raise UserError(f"Give the difference to look for, e.g. {key}=1. Usage: {USAGE}")
     try:
         value = float(text)
     except ValueError:

@@ -29,7 +29,7 @@ def run(words: list[str]) -> int:
     rows = _of("benchmark", settings.get("benchmark"), rows)
     if len({row.benchmark for row in rows}) > 1:
         have = ", ".join(sorted({row.benchmark for row in rows}))
-        raise UserError(f"Say of which benchmark: benchmark=... This run has {have}.")
+        raise UserError(f"Name the benchmark: benchmark=... This run has {have}.")
     rows = _of("strategy", settings.get("strategy"), rows, "vanilla")
     rows = _of("budget", settings.get("budget"), rows, "vanilla")
     first, asked = _unit(rows, settings.get("doc"), directory, usage)

@@ -256,7 +256,7 @@ def identify(run: Run, fetch: bool = True) -> Run:
     for name, why in failed.items():
         log.error("%s: %s", run.config["benchmark"][name]["label"], why)
     if not sources:
-        raise UserError("No benchmark's documents can be had, see above.")
+        raise UserError("The documents of no benchmark could be loaded: see above.")
     cells = []
     for cell in run.cells:
         documents = sources[cell.benchmark].identity if cell.benchmark in sources else None
