@@ -63,6 +63,9 @@ def test_the_main_table_is_sixteen_rows_by_ten_columns():
         (["suite=local", "suite.directory=/does/not/exist"], "does not exist"),
         (["model.load.path=/does/not/exist"], "does not exist"),
         (["strategy=cdpruner"], "needs image_embeds"),
+        (["reference=divprun"], "Unknown reference 'divprun'.*Known: agilepruner, best, vanilla"),
+        (["margins.average=-1"], "margins.average=-1, expected a number from 0 to 100"),
+        (["noise=32"], "noise=32 is the batch_size of the first answers"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(overrides, words):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import synthetic_rows as made
+from plans import composed
 
 from agilepruner.report import published
 from agilepruner.report.lines import AVERAGE, build_tables, relative_average
@@ -113,6 +114,63 @@ def test_measuring_what_was_published_gives_no_difference():
     text = render_text(comparison_sheet(table))
     assert "87.0?" in text
     assert "printed 85.5, suspect" in text
+
+
+RECIPES = {
+    "llava_1_5_7b": "results_llava_v15_7b",
+    "llava_1_5_13b": "results_llava_v15_13b",
+    "llava_next_7b": "results_llava_next_7b",
+    "qwen2_5_vl_7b": "results_qwen25_vl_7b",
+    "llava_1_5_7b_chair": "hallucination_chair",
+    "llava_1_5_7b_enhancement_hybrid": "analysis_enhancement_left",
+    "llava_1_5_7b_enhancement_mixture": "analysis_enhancement_right",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_measures_its_table_of_the_paper(recipe):
+    """Every cell that the paper printed is beside a measured one, from that very table."""
+    config = composed(f"table={recipe}")
+    theirs = numbers(source=RECIPES[recipe])
+    assert config.paper == RECIPES[recipe]
+    assert {n.strategy for n in theirs} <= set(config.strategy)
+    assert {n.benchmark for n in theirs} <= set(config.benchmark)
+    full = max(n.budget for n in theirs)
+    assert list(config.budget) == sorted({n.budget for n in theirs} - {full}, reverse=True)
+    assert list(config.strategy.random.seed) == [0, 1, 2]
+    cells = {(n.strategy, n.budget, n.benchmark): {} for n in theirs}
+    for n in theirs:
+        cells[n.strategy, n.budget, n.benchmark][n.metric] = n
+    rows = []
+    for (strategy, budget, name), own in cells.items():
+        shown = made.described(name, config.protocol)
+        keys = {key for metric in own for key in shown["published"][metric] or []}
+        metrics = {key: 1.0 for key in keys}
+        rows.append(
+            made.row(
+                *(strategy, budget, name),
+                **{"model": config.model.name, "suite": "hub", "full": full, "metrics": metrics},
+                value=next(iter(own.values())).value,
+            )
+        )
+    (table,) = build_tables(rows, paper=config.paper)
+    found = [c for c in published.compare(table) if c.column is not AVERAGE]
+    assert len(found) == len(theirs)
+    assert sorted(c.published for c in found) == sorted(n.value for n in theirs)
+    assert sum(c.suspect for c in found) == sum(n.suspect for n in theirs)
+    assert published.follows(table) == ""
+
+
+def test_a_table_of_another_model_says_so_and_what_is_not_here():
+    rows = made.rows(("fastervlm", "fastv"), (241,), ("textvqa", "mme"))
+    (table,) = build_tables(rows, paper="results_qwen25_vl_7b")
+    said = published.follows(table)
+    assert "table of Qwen2.5-VL-7B (results_qwen25_vl_7b)" in said
+    assert "those of model demo and say nothing about Qwen2.5-VL-7B" in said
+    assert "keeps 512, 256 of 1,225 tokens" in said
+    assert "Not here: ChartQA, AI2D, OCRBench, MMB_EN, MMB_CN, DivPrune, Ours." in said
+    assert said in " ".join(render_text(main_sheet(table, False)).split())
+    assert published.compare(table) == []
 
 
 def test_a_vanilla_that_misses_by_more_than_its_tolerance_is_unanchored():

@@ -15,7 +15,7 @@ from commands import Command
 
 from agilepruner.models.base import stack
 from agilepruner.reporting import together
-from agilepruner.runner import identity
+from agilepruner.runner import identity, stored
 from agilepruner.runner import run as running
 from agilepruner.runner.answer import Answering
 from agilepruner.runner.claims import Claims
@@ -376,3 +376,29 @@ def test_a_benchmark_that_cannot_be_had_is_in_the_report_until_it_can(finished):
     status = {(row.strategy, row.budget): row.status for row in rows}
     assert status["fastervlm", 64] == "done"  # it was answered when it could be had
     assert status["uniform", 64] == "failed"
+
+
+def answers_in(folder):
+    """Document -> answer, of the journals in one cell's folder."""
+    lines = [x for p in folder.glob("journal.*.jsonl") for x in p.read_text().splitlines()]
+    return {e["doc"]: e["answer"] for e in map(json.loads, lines) if "doc" in e}
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_runs_share_finished_cells_and_the_noise_floor_stands_apart(tmp_path, monkeypatch):
+    few = ["benchmark=[pope]", "limit=3", "budget=[16]", "strategy=fastervlm"]
+    first = identify(planned(tmp_path, *few, "name=first", "noise=1"))
+    rows = running.execute(first).rows
+    again = running.once_more(first)
+    (repeated,) = running.execute(again).rows
+    (vanilla,) = [row for row in rows if row.strategy == "vanilla"]
+    assert (repeated.id, repeated.environment["batch_size"]) == (vanilla.id, 1)
+    assert vanilla.environment["batch_size"] == 32
+    assert stored.repetitions(tmp_path / "first") == [[repeated]]
+    assert {row.id for row in stored.rows_in(tmp_path / "first")} == {row.id for row in rows}
+
+    monkeypatch.setattr(running, "load", lambda *_: pytest.fail("a model was loaded"))
+    second = identify(planned(tmp_path, *few, "name=second", "reuse=true"))
+    assert running.execute(second).rows == rows  # and none is the noise floor's
+    for cell in second.cells:
+        assert answers_in(second.folder(cell)) == answers_in(first.folder(cell)) != {}

@@ -22,6 +22,7 @@ from agilepruner.errors import UserError
 from agilepruner.memory import keep_freed_memory
 from agilepruner.runner import identity
 from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
+from agilepruner.runner.attention import FOLDER as ATTENTION
 from agilepruner.runner.attention import Attention
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
@@ -114,6 +115,7 @@ def _reuse(run: Run) -> None:
     all: what is half copied when the power goes is half a cell, which is answered to its end.
     """
     taken: dict[str, int] = defaultdict(int)
+    pictured: set[tuple[Path, str]] = set()  # runs, and what the images of a benchmark are under
     for cell in run.cells:
         mine = run.folder(cell)
         if any(mine.glob("journal.*.jsonl")):
@@ -125,9 +127,14 @@ def _reuse(run: Run) -> None:
             mine.mkdir(parents=True, exist_ok=True)
             for number, journal in enumerate(sorted(other.glob("journal.*.jsonl"))):
                 _copy(journal, mine / f"journal.of-{other.parent.parent.name}-{number}.jsonl")
+            pictured.add((other.parent.parent, images_name(cell.identity)))
             store(mine, row)
             taken[other.parent.parent.name] += 1
             break
+    for other, images in sorted(pictured):
+        for number, levels in enumerate(sorted((other / ATTENTION).glob(f"{images}.*.jsonl"))):
+            (run.directory / ATTENTION).mkdir(exist_ok=True)
+            _copy(levels, run.directory / ATTENTION / f"{images}.of-{other.name}-{number}.jsonl")
     for name, count in taken.items():
         log.info("%d cells are those of %s", count, run.directory.parent / name)
 
