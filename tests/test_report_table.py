@@ -17,7 +17,15 @@ from agilepruner.report import write_report
 from agilepruner.report.lines import AVERAGE, Column, build_tables, relative_average
 from agilepruner.report.published import load
 from agilepruner.report.settings import Settings
-from agilepruner.report.sheets import failures, main_sheet, render_markdown, render_text, signed
+from agilepruner.report.sheets import (
+    difference_sheet,
+    failures,
+    main_sheet,
+    render_markdown,
+    render_text,
+    signed,
+)
+from agilepruner.report.statistics import analyse
 from agilepruner.report.table import CELL_COLUMNS, cells_csv, metrics_csv
 from agilepruner.runner.rows import describe
 
@@ -316,3 +324,14 @@ def test_strategies_without_a_budget_say_how_many_tokens_they_keep():
     assert "PruMerge, keeps 33" in shown(rows)
     assert "keeps N: mean visual tokens" in shown(rows)
     assert "DivPrune, keeps" not in shown(rows)
+
+
+def test_a_table_without_an_average_has_a_difference_per_column():
+    rows = made.rows(("divprune", "agilepruner"), (64,), ("chair",))
+    (table,) = build_tables(rows)
+    sheet = difference_sheet(table, analyse(table))
+    assert sheet.head == ["Strategy", "Cs↓", "Ci↓", "Recall↑"]
+    ((_, ((label, *texts),)),) = sheet.sections
+    assert label == "DivPrune"
+    assert all(text.endswith(("better", "worse", "equivalent", "cannot tell")) for text in texts)
+    assert "Average" not in render_text(main_sheet(table, False)).split("\nn:")[0]

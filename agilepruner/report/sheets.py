@@ -317,7 +317,12 @@ def _suspect_note(found: published.Comparison) -> str:
 
 
 def difference_sheet(table: Table, analysis: Analysis) -> Sheet | None:
-    """Differences of the Average to the reference, and how many columns say what."""
+    """Differences of the Average to the reference, and how many columns say what.
+
+    A table without an Average (CHAIR's) has each column's difference instead.
+    """
+    if not table.averaged:
+        return _column_differences(table, analysis)
     sections = []
     for group in table.groups:
         own = [d for d in analysis.differences if d.group is group]
@@ -354,6 +359,42 @@ def difference_sheet(table: Table, analysis: Analysis) -> Sheet | None:
         )
     name = "the best of this table" if analysis.reference == BEST else "the reference"
     return Sheet(f"{table.name}: differences to {name} per budget", head, sections, notes)
+
+
+def _column_differences(table: Table, analysis: Analysis) -> Sheet | None:
+    """Each column's difference to the reference, with interval and verdict."""
+    columns = [column for column in table.columns if column.better]
+    found = {(id(d.line), d.column): d for d in analysis.differences}
+    sections = []
+    for group in table.groups:
+        own = [d for d in analysis.differences if d.group is group]
+        lines = []
+        for line in group.lines:
+            known = [found.get((id(line), column)) for column in columns]
+            if any(known):
+                lines.append([line.label, *map(_judged, known)])
+        if lines:
+            sections.append((f"{group.heading}: minus {own[0].reference.label}", lines))
+    if not sections:
+        return None
+    notes = [
+        "Differences of the printed numbers, paired by document; 95 % intervals by leaving out "
+        "images, not corrected.",
+        f"better, worse: not chance at 5 %, corrected for {len(found)} comparisons by Holm's "
+        f"method. equivalent: else, and within ±{analysis.margins.benchmark:g} % of the scale, "
+        "corrected too. cannot tell: neither. What this n could have shown: differences.csv.",
+    ]
+    head = ["Strategy", *[column.heading for column in columns]]
+    return Sheet(f"{table.name}: differences to the reference per budget", head, sections, notes)
+
+
+def _judged(difference: Difference | None) -> str:
+    """``−1.2 [−3.0, +0.6] cannot tell``."""
+    if difference is None:
+        return "–"
+    digits = difference.column.digits
+    low, high = (signed(number, digits) for number in (difference.low, difference.high))
+    return f"{signed(difference.difference, digits)} [{low}, {high}] {difference.verdict}"
 
 
 def _difference_texts(line: Line, own: Sequence[Difference]) -> list[str]:
