@@ -50,4 +50,5 @@ def test_measured_and_published_deltas_stand_side_by_side():
     own = [r for r in records if r["reference"] == "bat"]
     assert {r["strategy"] for r in own} == {"bat_erank", "bat_inverse"}
     assert {r["column"] for r in own} == {"POPE", "Average"}
-    assert variants_sheet(*[(t, analyse(t)) for t in build_tables(made.rows())][0]) is None
+    (plain,) = build_tables(made.rows())
+    assert variants_sheet(plain, analyse(plain)) is None
