@@ -1,5 +1,6 @@
 """What an adapter reads from a tower: attention equal to eager, each index on its own patch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import SimpleNamespace
 
@@ -288,3 +289,14 @@ def test_qwen_images_are_resized_to_the_papers_tokens(size):
     assert columns / rows == pytest.approx(size[0] / size[1], rel=0.07)
     if size == (980, 980):
         assert (rows, columns) == (70, 70)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_images_prepared_by_other_threads_are_encoded_the_same(kind):
+    model, images = tiny.adapter(kind), tiny.images()
+    with ThreadPoolExecutor(2) as pool:
+        prepared = list(pool.map(model.prepare, images))
+    ours = model.encode(images, frozenset({"attention"}), prepared)
+    for one, other in zip(ours, model.encode(images, frozenset({"attention"})), strict=True):
+        assert torch.equal(one.projected, other.projected)
+        assert one.seeds == other.seeds

@@ -45,18 +45,25 @@ def journals(directory):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory, demo):
-    """A finished run of GRID: its directory, its rows, images per pass of the tower."""
+    """A finished run: directory, rows, images per pass of the tower, who prepared them."""
     directory, encoded = tmp_path_factory.mktemp("grid"), []
+    prepared, prepare = [], type(demo).prepare
+
+    def noted(self, image):
+        prepared.append(threading.current_thread().name)
+        return prepare(self, image)
+
     hook = demo.model.model.vision_tower.register_forward_hook(
         lambda _module, _inputs, output: encoded.append(output.last_hidden_state.shape[0])
     )
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(running, "load_model", lambda _config: demo)
+            patch.setattr(type(demo), "prepare", noted)
             rows = plans.executed(planned(directory, *GRID))
     finally:
         hook.remove()
-    return directory, rows, encoded
+    return directory, rows, encoded, prepared
 
 
 @pytest.fixture
@@ -67,14 +74,16 @@ def finished(grid, tmp_path):
 
 
 def test_every_image_is_encoded_once_for_all_strategies_and_budgets(grid):
-    _, rows, encoded = grid
+    _, rows, encoded, prepared = grid
     assert [row.status for row in rows] == ["done"] * 10
     images = {cluster for row in rows for cluster in row.clusters}
+    assert len(prepared) == len(images)
+    assert all(name.startswith("prepare") for name in prepared)  # no thread that answers
     assert sum(encoded) == len(images) < sum(row.n for row in rows if row.strategy == "vanilla")
 
 
 def test_rows_carry_their_audit(grid):
-    _, rows, _ = grid
+    rows = grid[1]
     for row in rows:
         assert row.kept == {
             "min": row.budget,

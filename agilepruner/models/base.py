@@ -110,9 +110,24 @@ class Adapter(ABC):
     own_positions: str = "reset"
     context: int | None = None
 
+    def prepare(self, image: Image.Image) -> Any:
+        """What ``encode`` makes of an image before the tower sees it; any thread may call this."""
+        return None
+
     @abstractmethod
-    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
-        """Run the vision tower once over the images; one entry per image, B = its tiles."""
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Any] | None = None,
+    ) -> list[VisualTokens]:
+        """Run the vision tower once over the images; one entry per image, B = its tiles.
+
+        Args:
+            images: decoded.
+            needs: fields of ``VisualTokens`` to capture.
+            prepared: of each image what ``prepare`` made of it; None: it is made here.
+        """
 
     def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:
         """The images resized, so that the tower gives each ``grid`` (rows, columns) of tokens.

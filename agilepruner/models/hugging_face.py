@@ -5,6 +5,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,6 +39,14 @@ class NonFinite:
     def rows(self) -> set[int]:
         """Rows of the batch that had any."""
         return set() if self._bad is None else set(self._bad.nonzero().flatten().tolist())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image before the tower: what the image processor returns, and the image's own seed."""
+
+    batch: Mapping[str, Tensor]
+    seed: int
 
 
 class HuggingFaceAdapter(Adapter):
@@ -85,6 +94,12 @@ class HuggingFaceAdapter(Adapter):
             "attention": model.config._attn_implementation,
             "image_processor": type(image_processor).__name__,
         }
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """The image as the checkpoint's processor makes it, and its seed."""
+        return Prepared(
+            self.image_processor(images=[image], return_tensors="pt"), content_seed(image)
+        )
 
     def tokenize(self, question: str) -> list[int]:
         if self.split_at_image:
@@ -253,10 +268,10 @@ class HuggingFaceAdapter(Adapter):
         return ends[0] + 1 if ends else len(answer)
 
 
-def content_seed(image: Image.Image, tile: int = 0) -> int:
-    """A 63-bit integer from the pixels: the image's own seed (or its tile's), on every machine."""
+def content_seed(image: Image.Image) -> int:
+    """A 63-bit integer from the pixels: the image's own seed, on every machine."""
     digest = hashlib.sha256(image.tobytes()).digest()
-    return ((int.from_bytes(digest[:8], "big") >> 1) + tile) % 2**63
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def load_checkpoint(

@@ -12,6 +12,7 @@ from agilepruner.models.base import Visual
 from agilepruner.models.clip import JointSpace
 from agilepruner.models.hugging_face import (
     HuggingFaceAdapter,
+    Prepared,
     content_seed,
     load_checkpoint,
 )
@@ -77,10 +78,15 @@ class LlavaAdapter(HuggingFaceAdapter):
         return Tower(attentions, vision.num_attention_heads, layer, cls=True)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
-        pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        captured = self.see(pixels, needs)
-        seeds = tuple(content_seed(image) for image in images)
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[VisualTokens]:
+        prepared = prepared or [self.prepare(image) for image in images]
+        captured = self.see(torch.cat([each.batch["pixel_values"] for each in prepared]), needs)
+        seeds = tuple(each.seed for each in prepared)
         batch = VisualTokens(self.grid, seeds=seeds, **captured)
         return [batch[i] for i in range(len(images))]
 

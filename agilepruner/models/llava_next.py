@@ -11,7 +11,7 @@ from transformers.models.llava_next.modeling_llava_next import get_anyres_image_
 
 from agilepruner.errors import UserError
 from agilepruner.models.base import Visual, stack
-from agilepruner.models.hugging_face import content_seed, load_checkpoint
+from agilepruner.models.hugging_face import Prepared, load_checkpoint
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.strategies.base import Selection, VisualTokens
 
@@ -88,20 +88,25 @@ class LlavaNextAdapter(LlavaAdapter):
         return tokens.order.numel()
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[VisualTokens]:
         # One by one: the processor pads several images to the same number of tiles.
-        batches = [self.image_processor(images=[im], return_tensors="pt") for im in images]
-        pixels = [batch["pixel_values"][0] for batch in batches]
-        sizes = [batch["image_sizes"][0] for batch in batches]
+        prepared = prepared or [self.prepare(image) for image in images]
+        pixels = [each.batch["pixel_values"][0] for each in prepared]
+        sizes = [each.batch["image_sizes"][0] for each in prepared]
         captured = self.see(torch.cat(pixels), needs)
         encoded: list[VisualTokens] = []
         start = 0
-        for image, part, size in zip(images, pixels, sizes):
+        for each, part, size in zip(prepared, pixels, sizes):
             rows = slice(start, start := start + len(part))
             encoded.append(
                 TiledTokens(
                     self.grid,
-                    seeds=tuple(content_seed(image, tile) for tile in range(len(part))),
+                    seeds=tuple((each.seed + tile) % 2**63 for tile in range(len(part))),
                     order=self.order(len(part), size),
                     mosaic=self._shape(size) if len(part) > 1 else None,
                     **{name: value[rows] for name, value in captured.items()},

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers.vision_utils import get_vision_window_index
 from agilepruner.models.base import Visual
 from agilepruner.models.hugging_face import (
     HuggingFaceAdapter,
+    Prepared,
     content_seed,
     load_checkpoint,
 )
@@ -64,9 +66,13 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             self.environment["repetition_penalty"] = penalty
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
-        batch = self.image_processor(images=list(images), return_tensors="pt")
-        return self._see(images, batch, needs)
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[VisualTokens]:
+        return self._see(prepared or [self.prepare(image) for image in images], needs)
 
     @torch.inference_mode()
     def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:
@@ -75,16 +81,19 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         size = grid[1] * edge, grid[0] * edge
         resample = self.image_processor.resample
         smaller = [image.convert("RGB").resize(size, resample=resample) for image in images]
-        batch = self.image_processor(images=smaller, do_resize=False, return_tensors="pt")
-        return self._see(images, batch, frozenset())
+        process = partial(self.image_processor, do_resize=False, return_tensors="pt")
+        prepared = [
+            Prepared(process(images=[small]), content_seed(image))
+            for image, small in zip(images, smaller)
+        ]
+        return self._see(prepared, frozenset())
 
-    def _see(
-        self, images: Sequence[Image.Image], batch: Any, needs: frozenset[str]
-    ) -> list[VisualTokens]:
+    def _see(self, prepared: Sequence[Prepared], needs: frozenset[str]) -> list[VisualTokens]:
         """One pass of the tower over prepared images."""
-        grids = batch["image_grid_thw"]
+        grids = torch.cat([each.batch["image_grid_thw"] for each in prepared])
         visual = self.model.model.visual
-        pixels = batch["pixel_values"].to(self.model.device, self.model.dtype)
+        pixels = torch.cat([each.batch["pixel_values"] for each in prepared])
+        pixels = pixels.to(self.model.device, self.model.dtype)
         wanted = self._blocks(needs)
         with ExitStack() as stack:
             tapped = {
@@ -98,14 +107,14 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         received = {block: tap.received_attention(square)[back] for block, tap in tapped.items()}
         encoded = []
         start = 0
-        for image, (_, rows, columns) in zip(images, grids.tolist()):
+        for each, (_, rows, columns) in zip(prepared, grids.tolist()):
             grid = (rows // self.side, columns // self.side)
             part = slice(start, start := start + grid[0] * grid[1])
             fields = {name: value[part][None] for name, value in captured.items()}
             for name, block in wanted.items():
                 row = received[block][part]  # (N,)
                 fields[name] = row[None] if name.startswith("received") else row[None, None]
-            encoded.append(self.kind(grid, seeds=(content_seed(image),), **fields))
+            encoded.append(self.kind(grid, seeds=(each.seed,), **fields))
         return encoded
 
     def _captured(self, output: Any, back: Tensor) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_NEW_TOKENS = 128  # where a task sets none (VizWiz, TextVQA); LLaVA's own scripts use it
 ENCODED_TOGETHER = 8  # images per pass of the tower
+PREPARERS = 4  # threads that prepare images for it
 PADS = 1 / 8  # of a batch's tokens, at most: fewer, fuller batches are worth that
 MOST_SHARES = 64  # of a benchmark: what one process takes at a time is one of them
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # of an image
@@ -124,7 +125,24 @@ Share = list[list[Group]]  # some windows of groups
 Failure = tuple[Cell, Document, str]
 # What the language model sees of an image, its complexity, and what a journal keeps of the choice.
 Shown = tuple[Visual, dict[str, float], dict[str, Any] | None]
-Seen = tuple[Any, str, str]  # a decoded image, a note when it is damaged, why there is none
+
+
+@dataclass
+class Seen:
+    """One image of a window, as the loader leaves it.
+
+    Attributes:
+        image: decoded; None: there is none. note: when it is damaged. problem: why there is none.
+        prepared: what the adapter makes of it before the tower; None: the tower's turn will tell.
+    """
+
+    image: Any = None
+    note: str = ""
+    problem: str = ""
+    prepared: Any = None
+
+
+Asked = tuple[Group, Seen]  # the documents of an image that can be asked
 
 
 @dataclass
@@ -154,6 +172,7 @@ class Answering:
     _in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _ids: dict[int, list[int]] = field(default_factory=dict)
     _open: dict[int, int] = field(default_factory=dict)  # document -> cells still to answer it
+    _preparers: ThreadPoolExecutor | None = None
     _known: dict[tuple[int, ...], Once] = field(default_factory=dict)  # of the window's images
     _measured: dict[str, Measured] = field(default_factory=dict)  # before the first answer
     _counted: int = 0
@@ -205,6 +224,7 @@ class Answering:
             OSError: the journal cannot be written.
         """
         loader = ThreadPoolExecutor(1, "images")  # one window ahead
+        self._preparers = ThreadPoolExecutor(PREPARERS, "prepare")
         try:
             windows = [window for window in share if self._window_wanted(window)]
             ahead = [loader.submit(self._look, window) for window in windows[:1]]
@@ -216,6 +236,7 @@ class Answering:
                     self._ids.clear()
         finally:
             loader.shutdown(cancel_futures=True)
+            self._preparers.shutdown()
             for journal in self.journals.values():
                 self._timed("journal", journal.sync)
 
@@ -306,29 +327,43 @@ class Answering:
     # --- images ---
 
     def _look(self, window: Sequence[Group]) -> list[Seen]:
-        """Decode the image of each group that has a document to ask; in the loader's thread."""
+        """Decode and prepare the image of each group that has a document to ask.
+
+        Decoding is the loader's thread, preparing several more, while the model answers.
+        """
+        assert self._preparers is not None
         seen: list[Seen] = []
+        preparing = []
         for group in window:
             sound = next((document for document in group if not document.error), None)
+            seen.append(Seen())
             if sound is None:
-                seen.append((None, "", ""))
                 continue
             try:
-                seen.append((*self.benchmark.image(sound), ""))
+                seen[-1] = Seen(*self.benchmark.image(sound))
+                preparing.append(self._preparers.submit(self._prepare, seen[-1]))
             except Exception as error:
-                seen.append((None, "", f"image cannot be read: {cause(error)}"))
+                seen[-1].problem = f"image cannot be read: {cause(error)}"
+        for each in preparing:
+            each.result()
         return seen
+
+    def _prepare(self, seen: Seen) -> None:
+        try:
+            seen.prepared = self.adapter.prepare(seen.image)
+        except Exception:  # encoding it will fail as well, and say whose it is
+            log.debug("preparing an image failed", exc_info=True)
 
     def _encode(self, window: Sequence[Group], decoded: Sequence[Seen]) -> list[Picture]:
         """Encode each image once; one that fails, fails its documents."""
         started = time.perf_counter()
-        images: list[tuple[Group, Any, str]] = []
-        for group, (image, note, problem) in zip(window, decoded):
+        images: list[Asked] = []
+        for group, seen in zip(window, decoded):
             sound = self._without_odd(group)
-            if problem:
-                self._fail_all(sound, problem)
+            if seen.problem:
+                self._fail_all(sound, seen.problem)
             elif sound:
-                images.append((sound, image, note))
+                images.append((sound, seen))
         pictures = []
         while images:
             part, images = images[: self._most_images], images[self._most_images :]
@@ -363,7 +398,7 @@ class Answering:
                 sound.append(document)
         return sound
 
-    def _see(self, images: list[tuple[Group, Any, str]]) -> list[Picture]:
+    def _see(self, images: list[Asked]) -> list[Picture]:
         """Passes of the tower; after an error fewer images at a time, at last one by one."""
         done: list[Picture] = []
         queue = [images]
@@ -372,19 +407,22 @@ class Answering:
             needs = (self._needs & self.adapter.provides) - {"text_embeds"}  # of questions
             problem, no_memory = "", False
             try:
-                tokens = self.adapter.encode([image for _, image, _ in part], needs)
+                ready = [seen.prepared for _, seen in part]
+                whole = None if None in ready else ready
+                tokens = self.adapter.encode([seen.image for _, seen in part], needs, whole)
             except Exception as error:
                 problem, no_memory = cause(error), out_of_memory(error)
                 log.debug("encoding failed", exc_info=True)
             # Outside the except block: what the failed pass held is free by now.
             if not problem:
                 self._leave({d[0].image_key: t for (d, *_), t in zip(part, tokens)})
-                for (documents, image, note), t in zip(part, tokens):
-                    picture = Picture(t, documents, 0.0, {}, note, image=image)
+                for (documents, seen), t in zip(part, tokens):
+                    picture = Picture(t, documents, 0.0, {}, seen.note, image=seen.image)
+                    seen.prepared = None  # the tower has seen it
                     picture.offered, picture.tiles = self.adapter.offered(t), self.adapter.tiles(t)
                     if (shape := self.adapter.mosaic(t)) is not None:
                         picture.mosaic = list(shape)
-                    if (view := self.adapter.view(image)) != WHOLE:
+                    if (view := self.adapter.view(seen.image)) != WHOLE:
                         picture.view = [round(edge, 4) for edge in view]
                     done.append(picture)
             elif len(part) > 1:
