@@ -149,7 +149,7 @@ function analysesView() {
     href: `data:text/csv;base64,${one.csv}`, download: `${one.name}.csv`}, "CSV") : null,
   one.figure ? node("figure", {}, node("img", {src: one.figure, alt: `Figure of ${one.title}`})) : null,
   one.tables.map(({head, rows, title}) => node("div", {}, title ? node("h3", {}, title) : null,
-    node("div", {class: "scroll"}, node("table", {},
+    node("div", {class: "scroll"}, node("table", {class: "finding"},
       node("thead", {}, node("tr", {}, head.map((text) => node("th", {scope: "col"}, text)))),
       node("tbody", {}, rows.map((row) => node("tr", {class: row.group ? "group" : null},
         row.cells.map((text, i) => node("td", {class: row.bold.includes(i) ? "best" : null}, text)))))))))
