@@ -17,8 +17,9 @@ from PIL import Image
 from agilepruner.errors import UserError
 from agilepruner.report.dashboard.documents import Look, Picture, Said
 from agilepruner.runner.attention import FOLDER, read_attention
-from agilepruner.runner.journal import Entry, picked
+from agilepruner.runner.journal import Entry, Lines
 from agilepruner.runner.rows import Row
+from agilepruner.runner.stored import images_name
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ class OnDisk:
     def __init__(self, directories: Sequence[Path]) -> None:
         self.directories = directories
         self._attention: dict[str, dict[str, str]] = {}
+        self._open: tuple[str, Any] | None = None
+        self._benchmark = ""
+        self._journals: dict[str, Lines] = {}
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
@@ -51,23 +55,30 @@ class OnDisk:
             row: any of the benchmark.
             documents: the first document of each.
         """
-        from evals.looks import looks
-
         try:
-            config, source = self._source(row)
-            found = looks(config["benchmark"][row.benchmark], source, config["protocol"], documents)
-            for first, sight in found:
+            for first, sight in self._opened(row).at(documents):
                 asked = [(one.document, one.question, one.references) for one in sight.asked]
                 yield first, Look(asked, _picture(sight.image) if sight.image else None)
         except (UserError, OSError) as error:
             log.warning("%s: documents are shown without pictures: %s", row.benchmark_label, error)
 
+    def _opened(self, row: Row) -> Any:
+        """The documents of a row's benchmark; those of the last one are held."""
+        from evals.looks import Looks
+
+        key = images_name(row.identity)
+        if self._open is None or self._open[0] != key:
+            config, source = self._source(row)
+            benchmark = config["benchmark"][row.benchmark]
+            self._open = key, Looks(benchmark, source, config["protocol"])
+        return self._open[1]
+
     def _source(self, row: Row) -> tuple[Mapping[str, Any], Any]:
         """The config that a row's cell was answered under, and the files of its documents."""
         from agilepruner.runner.stored import local_source, suite_here
 
-        folder = self._folders.get(row.id)
-        header, _ = picked(folder, row.id, ()) if folder else (None, {})
+        lines = self._lines(row)
+        header = lines.header if lines else None
         if header is None:
             raise UserError("there is no journal that says which data set it was")
         config = {**header["config"], "suite": suite_here(header["config"]["suite"])}
@@ -75,8 +86,6 @@ class OnDisk:
 
     def attention(self, row: Row, image: str) -> str:
         """How much attention each token of an image got, as its run left it; empty: it did not."""
-        from agilepruner.runner.stored import images_name
-
         name = images_name(row.identity)
         if name not in self._attention:
             self._attention[name] = {}
@@ -84,13 +93,22 @@ class OnDisk:
                 self._attention[name] |= read_attention(where / FOLDER, name)
         return self._attention[name].get(image, "")
 
+    def _lines(self, row: Row) -> Lines | None:
+        """The journal of a cell; those of one benchmark are held, for pages of all documents."""
+        if row.benchmark != self._benchmark:
+            self._benchmark, self._journals = row.benchmark, {}
+        folder = self._folders.get(row.id)
+        if row.id not in self._journals and folder is not None:
+            self._journals[row.id] = Lines(folder, row.id)
+        return self._journals.get(row.id)
+
     def said(self, row: Row, documents: Collection[int]) -> dict[int, Said]:
         """What a cell's journal says of some documents."""
-        folder = self._folders.get(row.id)
-        if folder is None:
+        lines = self._lines(row)
+        if lines is None:
             return {}
-        header, entries = picked(folder, row.id, documents)
-        flops = _flops(header, entries)
+        entries = lines.entries(documents)
+        flops = _flops(lines.header, entries)
         return {
             document: Said(entry, flops.get(document))
             for document, entry in entries.items()

@@ -29,38 +29,45 @@ class Sight:
     image: Image.Image | None
 
 
-def looks(
-    benchmark: Mapping[str, Any], source: Source, protocol: str, documents: Sequence[int]
-) -> Iterator[tuple[int, Sight]]:
-    """Units of a benchmark, one after the other, each with its first document's index.
+class Looks:
+    """The documents of a benchmark, opened once, to look at some of them.
 
     Args:
         benchmark: the benchmark config.
         source: its files.
         protocol: ``lmms`` or ``paper``.
-        documents: the first document of each unit that is wanted.
 
     Raises:
         UserError: the files are no documents of this benchmark.
     """
-    _, split, task = opened(benchmark, source, protocol)
-    members = _members(split.columns, benchmark.get("unit"))
-    for first in documents:
-        if not 0 <= first < len(split):
-            continue
-        asked = []
-        with contained(), quiet():
-            for index in members[first] if members else [first]:
+
+    def __init__(self, benchmark: Mapping[str, Any], source: Source, protocol: str) -> None:
+        _, self._split, self._task = opened(benchmark, source, protocol)
+        self._members = _members(self._split.columns, benchmark.get("unit"))
+
+    def at(self, documents: Sequence[int]) -> Iterator[tuple[int, Sight]]:
+        """Units, one after the other, each with its first document's index.
+
+        Args:
+            documents: the first document of each unit that is wanted.
+        """
+        split, task = self._split, self._task
+        for first in documents:
+            if not 0 <= first < len(split):
+                continue
+            asked = []
+            with contained(), quiet():
+                for index in self._members.get(first, [first]):
+                    try:
+                        question = str(task.doc_to_text(split.record(index)))
+                    except Exception:  # what is wrong with it, its journal says
+                        question = ""
+                    asked.append(Asked(index, question, _references(task, split, index)))
                 try:
-                    question = str(task.doc_to_text(split.record(index)))
-                except Exception:  # what is wrong with it, its journal says
-                    question = ""
-                asked.append(Asked(index, question, _references(task, split, index)))
-            try:
-                image = task.doc_to_visual(split.document(first)[0])[0].convert("RGB")
-            except Exception:
-                image = None
-        yield first, Sight(asked, image)
+                    image = task.doc_to_visual(split.document(first)[0])[0].convert("RGB")
+                except Exception:
+                    image = None
+            yield first, Sight(asked, image)
 
 
 def _members(columns: Any, unit: Mapping[str, Any] | None) -> dict[int, list[int]]:

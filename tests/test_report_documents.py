@@ -13,7 +13,7 @@ from agilepruner.report.dashboard.grid import Marks, marks_of
 from agilepruner.report.lines import build_tables
 from agilepruner.report.statistics import analyse
 from agilepruner.runner.attention import Attention, quantised, read_attention
-from agilepruner.runner.journal import Entry, Journal, picked
+from agilepruner.runner.journal import Entry, Journal, Lines
 
 BITS = base64.b64encode(np.packbits([1, 0, 0, 1]).tobytes()).decode()
 
@@ -165,12 +165,22 @@ def test_attention_is_left_once_per_image_and_survives_a_torn_line(tmp_path):
     assert read_attention(tmp_path / "attention", "gqa-1") == {}
 
 
-def test_picked_reads_some_documents_and_believes_what_the_journal_does(tmp_path):
-    journal = Journal(tmp_path, "cell")
-    journal.begin({"identity": {}})
-    journal.append([Entry(1, error="torn"), Entry(1, "one"), Entry(11, "eleven"), Entry(2, "two")])
-    journal.close()
-    header, entries = picked(tmp_path, "cell", [1, 2, 7])
-    assert header["cell"] == "cell"
-    assert {doc: entry.answer for doc, entry in entries.items()} == {1: "one", 2: "two"}
-    assert picked(tmp_path, "another", [1]) == (None, {})
+def test_some_lines_are_read_as_the_whole_journal_would_be(tmp_path):
+    for writer, entries in enumerate(
+        (
+            [Entry(1, error="torn"), Entry(1, "one"), Entry(11, "eleven"), Entry(2, "two")],
+            [Entry(7, "seven"), Entry(1, "again"), Entry(2, error="late"), Entry(5, error="five")],
+        )
+    ):
+        journal = Journal(tmp_path, "cell", writer)
+        journal.begin({"identity": {}})
+        journal.append(entries)
+        journal.close()
+    with open(tmp_path / "journal.1.jsonl", "ab") as file:
+        file.write(b'{"doc":3,"answer":"to')
+    lines, whole = Lines(tmp_path, "cell"), Journal(tmp_path, "cell").refresh()
+    assert lines.header["cell"] == "cell"
+    assert lines.entries(range(20)) == whole
+    assert {d: e.answer for d, e in lines.entries([1, 2, 3]).items()} == {1: "one", 2: "two"}
+    other = Lines(tmp_path, "another")
+    assert (other.header, other.entries([1])) == (None, {})

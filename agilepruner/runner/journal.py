@@ -12,7 +12,9 @@ import os
 import re
 import zlib
 from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -222,24 +224,51 @@ class Journal:
                 self._file = None
 
 
-def picked(
-    directory: Path, cell: str, documents: Collection[int]
-) -> tuple[dict[str, Any] | None, dict[int, Entry]]:
-    """Header and some entries of a cell; the lines of other documents are not even parsed.
+class Lines:
+    """Where each document's lines lie in a cell's journals, to read some without the others.
 
     Args:
         directory: the cell's folder.
         cell: its id.
-        documents: whose entries are wanted.
     """
-    wanted, journal = set(documents), Journal(directory, cell)
-    for path in sorted(directory.glob("journal.*.jsonl")):
-        with open(path, "rb") as file:
-            for line in file:
-                number = DOCUMENT.match(line)
-                if line.endswith(b"\n") and (number is None or int(number[1]) in wanted):
-                    journal._take(line[:-1])
-    return journal.header, journal.entries
+
+    def __init__(self, directory: Path, cell: str) -> None:
+        self._directory, self._cell = directory, cell
+        self._paths = sorted(directory.glob("journal.*.jsonl"))
+        documents, self._starts, self._files = array("q"), array("q"), array("q")
+        known = Journal(directory, cell)
+        for number, path in enumerate(self._paths):
+            start = 0
+            with open(path, "rb") as file:
+                for line in file:
+                    if found := DOCUMENT.match(line):
+                        documents.append(int(found[1]))
+                        self._starts.append(start)
+                        self._files.append(number)
+                    elif line.endswith(b"\n"):
+                        known._take(line[:-1])
+                    start += len(line)
+        self.header = known.header
+        self._documents = documents
+        # Stable: of a document's lines the order says which counts.
+        self._order = array("q", sorted(range(len(documents)), key=documents.__getitem__))
+
+    def entries(self, documents: Collection[int]) -> dict[int, Entry]:
+        """The entries of some documents, those that the whole journal would give."""
+        journal = Journal(self._directory, self._cell)
+        with ExitStack() as stack:
+            files = [stack.enter_context(open(path, "rb")) for path in self._paths]
+            for document in sorted(set(documents)):
+                at = bisect_left(self._order, document, key=self._documents.__getitem__)
+                while at < len(self._order) and self._documents[self._order[at]] == document:
+                    place = self._order[at]
+                    file = files[self._files[place]]
+                    file.seek(self._starts[place])
+                    line = file.readline()
+                    if line.endswith(b"\n"):
+                        journal._take(line[:-1])
+                    at += 1
+        return journal.entries
 
 
 DOCUMENT = re.compile(rb'\{"doc":(\d+)[,}]')  # how a line begins, see ``_plain``

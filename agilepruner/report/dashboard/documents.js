@@ -143,7 +143,9 @@ function seen(item, index, side) {
     said.answers.map((answer) => node("p", {class: "answer"}, answer || "(nothing)")),
     node("p", {class: right ? "right" : "wrong"}, `${right ? "✓ right" : "✗ wrong"}`,
       said.score > 0 && said.score < 1 ? ` (${fixed(said.score, 2)} of 1)` : ""),
-    picture(item, kept, lineName(line)), phases(kept),
+    picture(item, kept, `${lineName(line)}: ${kept ? `${kept.size} of ${item.tiles * item.grid[0]
+      * item.grid[1]} tokens kept` : said.visual === undefined ? "its journal is not here"
+      : "all tokens kept"}`), phases(kept),
     node("dl", {}, Object.entries({
       "visual tokens": said.layers || (said.visual === undefined ? "" : String(said.visual)),
       "erank of the kept": said.erank === undefined ? "" : fixed(said.erank, 1),
@@ -151,7 +153,7 @@ function seen(item, index, side) {
     }).filter(([, value]) => value).flatMap(([key, value]) => [node("dt", {}, key), node("dd", {}, value)])));
 }
 /* The picture: every tile's grid where it lies on the image. */
-function picture(item, kept, name) {
+function picture(item, kept, says) {
   const image = DATA.documents.images[item.image];
   const [width, height] = image ? image.size : [336, 336];
   const boxes = item.boxes || [[0, 0, 1, 1]], [rows, columns] = item.grid || [0, 0];
@@ -159,8 +161,7 @@ function picture(item, kept, name) {
   const x0 = Math.min(0, ...boxes.map((box) => box[0])), y0 = Math.min(0, ...boxes.map((box) => box[1]));
   const x1 = Math.max(1, ...boxes.map((box) => box[2])), y1 = Math.max(1, ...boxes.map((box) => box[3]));
   const svg = node("svg", {viewBox: `${x0 * width} ${y0 * height} ${(x1 - x0) * width} ${(y1 - y0) * height}`,
-    role: "img", "aria-label": `${name}: ${kept ? `${kept.size} of ${count * item.tiles} tokens kept`
-      : "what was kept is not in the journal"}`});
+    role: "img", "aria-label": says});
   if (image) svg.append(node("image", {href: image.data, width, height, preserveAspectRatio: "none"}));
   const tiles = item.tiles > 1 ? (state.tiles === "overview" ? [0] : [...Array(item.tiles).keys()].slice(1))
     : [0];
