@@ -6,6 +6,7 @@ import torch
 from strategy_configs import random_tokens
 
 from agilepruner.errors import UserError
+from agilepruner.report.analyses.adaptive_budgets import adaptive_budgets
 from agilepruner.report.analyses.enhancement import enhancement
 from agilepruner.report.analyses.sensitivity import sensitivity
 from agilepruner.strategies.adaptive.other_layer import OtherLayer
@@ -73,3 +74,14 @@ def test_another_layer_ranks_and_the_rest_stays(layer):
     same = OtherLayer(FasterVLM())(tokens, 9).indices
     assert torch.equal(same, FasterVLM()(tokens, 9).indices)
     assert not torch.equal(same, chosen)
+
+
+def test_a_spread_budget_is_held_against_equal_tokens_and_against_equal_flops():
+    lines = {("agilepruner", 64): 0.5, ("agilepruner", 128): 0.7, ("agilepruner_spread", 64): 0.6}
+    cells, documents = answered(lines)
+    cells["flops_total"] = [100.0, 200.0, 150.0]  # as much as half way between the fixed ones
+    cells["kept_mean"] = cells["kept_min"] = cells["kept_max"] = 64.0
+    found = adaptive_budgets(cells, documents).data.set_index("equal")
+    assert found.loc["tokens", "difference"] == pytest.approx(10)
+    assert found.loc["FLOPs", "difference"] == pytest.approx(0, abs=1e-9)
+    assert list(found["verdict"]) == ["better", "cannot tell"]

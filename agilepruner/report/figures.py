@@ -31,6 +31,8 @@ MARKERS = {
     "cross": "X",
     "wedge": "v",
     "plus": "P",
+    "flag": ">",
+    "pillar": "d",
 }
 DPI = 120
 NEUTRAL = "#5F6B76"  # of what belongs to no strategy
