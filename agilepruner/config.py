@@ -535,7 +535,9 @@ def strategy_class(settings: Mapping[str, Any], where: str) -> type[Strategy]:
     module, _, name = target.rpartition(".")
     found = getattr(importlib.import_module(module), name)
     if not isinstance(found, type) or not issubclass(found, Strategy):
-        raise UserError(f"{where}._target_={target} is not a strategy: it does not extend Strategy.")
+        raise UserError(
+            f"{where}._target_={target} is not a strategy: it does not extend Strategy."
+        )
     return found
 
 

@@ -12,6 +12,7 @@ from agilepruner.report.dashboard.documents import Look, Picture, Said, boxes_of
 from agilepruner.report.dashboard.grid import Marks, marks_of
 from agilepruner.report.lines import build_tables
 from agilepruner.report.statistics import analyse
+from agilepruner.report.table import make_report
 from agilepruner.runner.attention import Attention, quantised, read_attention
 from agilepruner.runner.journal import Entry, Journal, Lines
 
@@ -107,6 +108,15 @@ def test_all_documents_are_written_a_page_at_a_time(monkeypatch):
     home = page(tables, compared, "T", {}, reader=Made(), wanted=0, folder=[s for s, _ in pages])
     assert '"documents":null' in home
     assert '"file":"gqa-0-25.html"' in home
+
+
+def test_the_folder_holds_the_pages_of_this_report_and_no_others(tmp_path):
+    rows = made.rows(("divprune",), (64,), ("gqa",))
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "pope-0-0.html").write_text("of an earlier report")
+    make_report(rows, "T", reader=Made(), documents="all").write(tmp_path)
+    assert [path.name for path in (tmp_path / "documents").iterdir()] == ["gqa-0-0.html"]
+    assert '"file":"documents/gqa-0-0.html"' in (tmp_path / "dashboard.html").read_text()
 
 
 def test_merged_tokens_and_stages_are_drawn_by_what_became_of_them():

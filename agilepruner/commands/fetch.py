@@ -38,7 +38,9 @@ def run(words: list[str]) -> int:
             problems.append(_about(planned.config, name, str(error)))
     if problems:
         raise NotFinished(f"Not everything that the run needs is here. {' '.join(problems)}")
-    show(f"Everything is here; the hub's files are in {cache()}. Without internet: HF_HUB_OFFLINE=1.")
+    show(
+        f"Everything is here; the hub's files are in {cache()}. Without internet: HF_HUB_OFFLINE=1."
+    )
     return 0
 
 

@@ -189,6 +189,10 @@ def make_report(
         for said, content in document_pages(tables, compared, name, known_reader):
             write_atomically(directory / FOLDER / said["file"], content)
             there.append({**said, "file": f"{FOLDER}/{said['file']}"})
+        for path in set((directory / FOLDER).glob("*.html")) - {
+            directory / s["file"] for s in there
+        }:
+            path.unlink()  # of an earlier report: other documents, other names
         more = page(tables, compared, name, kinds or {}, findings, reader, wanted, there)
         write_atomically(directory / HOME, more)
 
