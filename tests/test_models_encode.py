@@ -115,6 +115,7 @@ def test_shallow_layers_are_those_the_methods_name_and_the_same_share_of_other_t
         ),
         model=SimpleNamespace(model=SimpleNamespace(visual=SimpleNamespace(blocks=range(32)))),
     )
+    published._full_blocks = lambda: type(model)._full_blocks(published)
     blocks = type(model)._blocks(published, model.provides)
     assert blocks == {
         "attention": 31,

@@ -48,6 +48,10 @@ class Prepared:
     batch: Mapping[str, Tensor]
     seed: int
 
+    def seeds(self, tiles: int) -> tuple[int, ...]:
+        """Of each of the image's tiles."""
+        return tuple((self.seed + tile) % 2**63 for tile in range(tiles))
+
 
 class HuggingFaceAdapter(Adapter):
     """A transformers vision-language model, without patches.

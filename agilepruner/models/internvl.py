@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from agilepruner.errors import UserError
 from agilepruner.models.base import Visual
-from agilepruner.models.hugging_face import content_seed, load_checkpoint
+from agilepruner.models.hugging_face import Prepared, load_checkpoint
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.tower import Tower
 from agilepruner.strategies.base import Selection, VisualTokens
@@ -68,18 +68,21 @@ class InternVLAdapter(LlavaAdapter):
         return budget // self.most_tiles
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
-        tiles = [
-            self.image_processor(images=[im], return_tensors="pt").pixel_values for im in images
-        ]
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[VisualTokens]:
+        prepared = prepared or [self.prepare(image) for image in images]
+        tiles = [each.batch["pixel_values"] for each in prepared]
         captured = self.see(torch.cat(tiles), needs)
         encoded = []
         start = 0
-        for image, part in zip(images, tiles):
+        for each, part in zip(prepared, tiles):
             rows = slice(start, start := start + len(part))
-            seeds = tuple(content_seed(image, tile) for tile in range(len(part)))
             fields = {name: value[rows] for name, value in captured.items()}
-            encoded.append(VisualTokens(self.grid, seeds=seeds, **fields))
+            encoded.append(VisualTokens(self.grid, seeds=each.seeds(len(part)), **fields))
         return encoded
 
     def hidden(self, pixels: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class LlavaNextAdapter(LlavaAdapter):
             encoded.append(
                 TiledTokens(
                     self.grid,
-                    seeds=tuple((each.seed + tile) % 2**63 for tile in range(len(part))),
+                    seeds=each.seeds(len(part)),
                     order=self.order(len(part), size),
                     mosaic=self._shape(size) if len(part) > 1 else None,
                     **{name: value[rows] for name, value in captured.items()},

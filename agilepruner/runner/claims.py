@@ -51,8 +51,8 @@ class Claims:
             code = getattr(error, "errno", None)
             hint = "It has no file locks." if code in (errno.ENOLCK, errno.ENOSYS) else ""
             raise UserError(
-                f"{self._folder} cannot hold the locks of a run ({error}). {hint} Choose another place "
-                "with results=..."
+                f"{self._folder} cannot hold the locks of a run ({error}). {hint} Choose another "
+                "place with results=..."
             ) from error
         self._held[name] = lock
         return True
