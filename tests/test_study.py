@@ -6,11 +6,15 @@ import torch
 from strategy_configs import random_tokens
 
 from agilepruner.errors import UserError
+from agilepruner.report.analyses import Finding, agreement
 from agilepruner.report.analyses.adaptive_budgets import adaptive_budgets
 from agilepruner.report.analyses.enhancement import enhancement
 from agilepruner.report.analyses.sensitivity import sensitivity
+from agilepruner.report.figures import panels
+from agilepruner.report.sheets import Sheet
 from agilepruner.strategies.adaptive.other_layer import OtherLayer
 from agilepruner.strategies.attention.fastervlm import FasterVLM
+from scripts import study_page
 
 
 def answered(lines, images=200):
@@ -85,3 +89,32 @@ def test_a_spread_budget_is_held_against_equal_tokens_and_against_equal_flops():
     assert found.loc["tokens", "difference"] == pytest.approx(10)
     assert found.loc["FLOPs", "difference"] == pytest.approx(0, abs=1e-9)
     assert list(found["verdict"]) == ["better", "cannot tell"]
+
+
+def test_the_study_page_picks_up_every_analysis_by_its_folder(tmp_path):
+    notes = ["The paper says: yes.", "Here, at 64 tokens: no.", agreement([("better", "worse")])]
+    sheet = Sheet("Complexity of images", ["a", "b"], [("", [["x", "1"]])], notes)
+    figure, _ = panels(1)
+    Finding(sheet, pd.DataFrame({"x": [1]}), figure).write(tmp_path / "analyses" / "complexity")
+    study_page.write(tmp_path, tmp_path / "study.md")
+    text = (tmp_path / "study.md").read_text()
+    (line,) = [line for line in text.splitlines() if line.startswith("| [Complexity")]
+    assert "| yes. | Here, at 64 tokens: no. | disagrees (of 1 comparisons 0 as it says," in line
+    assert "    agilepruner analysis=complexity\n" in text
+    assert "(study/complexity.svg)" in text
+    assert [path.name for path in (tmp_path / "study").iterdir()] == ["complexity.svg"]
+    with pytest.raises(SystemExit, match="no analyses"):
+        study_page.write(tmp_path / "nowhere", tmp_path / "other.md")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "word"),
+    [
+        (["better", "cannot tell"], "agrees"),
+        (["better", "worse"], "mixed"),
+        (["equivalent"], "disagrees"),
+        (["cannot tell"], "cannot tell"),
+    ],
+)
+def test_agreement_is_claimed_only_where_a_verdict_says_it(verdicts, word):
+    assert f": {word} (of {len(verdicts)}" in agreement(("better", one) for one in verdicts)

@@ -81,6 +81,24 @@ def analyse(function: str, rows: Iterable[Row], directory: Path) -> Finding:
     return found
 
 
+def agreement(found: Iterable[tuple[str, str]]) -> str:
+    """A note on whether what was found is what the paper says, for the study page.
+
+    Args:
+        found: of each comparison that the paper's statement is about: what it says, and the verdict
+            here (``report.statistics.VERDICTS``).
+    """
+    pairs = list(found)
+    yes = sum(said == verdict for said, verdict in pairs)
+    unsure = sum(verdict == "cannot tell" for _, verdict in pairs)
+    no = len(pairs) - yes - unsure
+    word = "mixed" if yes and no else "agrees" if yes else "disagrees" if no else "cannot tell"
+    return (
+        f"Agreement with the paper: {word} (of {len(pairs)} comparisons {yes} as it says, "
+        f"{no} not, {unsure} cannot be told)."
+    )
+
+
 def printed(analysis: str) -> pd.DataFrame:
     """What the paper says on an analysis's question: the lines of results/published/study.csv.
 

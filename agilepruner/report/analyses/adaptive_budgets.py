@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from agilepruner.errors import UserError
-from agilepruner.report.analyses import Finding, printed
+from agilepruner.report.analyses import Finding, agreement, printed
 from agilepruner.report.contrasts import interval_text, over_benchmarks, wide
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
@@ -81,6 +81,9 @@ def adaptive_budgets(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         "The paper says: an adaptive number of tokens does better than a fixed one that is larger "
         "(Table 13, by a rule that is not published).",
         *_said(data),
+        agreement(
+            ("better", v) for v in data[data["strategy"] != "agilepruner_inverse"]["verdict"]
+        ),
     ]
     sections = [*_measured(data, scores), *_published()]
     sheet = Sheet("Adaptive budgets", head, sections, notes)

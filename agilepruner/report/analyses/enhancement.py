@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from agilepruner.errors import UserError
 from agilepruner.report import published
-from agilepruner.report.analyses import Finding
+from agilepruner.report.analyses import Finding, agreement
 from agilepruner.report.contrasts import difference, interval_text, over_benchmarks, wide
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet, signed
@@ -57,6 +57,7 @@ def enhancement(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         "docs/strategies.md.",
         "The paper says: guided beats fixed for each method at each budget, and inverse loses.",
         *_said(data),
+        agreement(_claims(data)),
     ]
     sheet = Sheet("Image-aware enhancement", head, sections, notes)
     return Finding(sheet, data.drop(columns="estimate"), _figure(data))
@@ -154,6 +155,13 @@ def _said(data: pd.DataFrame) -> Iterator[str]:
             for line in group.itertuples()
         ]
         yield f"Here, at {budget} tokens, against the fixed share: {'; '.join(words)}."
+
+
+def _claims(data: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Guided better, inverse worse: of each method at each budget."""
+    whole = data[(data["benchmark"] == MEAN) & (data["method"] != ALL)]
+    for line in whole.itertuples():
+        yield "better" if line.variant == "erank" else "worse", str(line.verdict)
 
 
 def _figure(data: pd.DataFrame) -> Figure:

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from agilepruner.errors import UserError
-from agilepruner.report.analyses import Finding, printed
+from agilepruner.report.analyses import Finding, agreement, printed
 from agilepruner.report.contrasts import interval_text, over_benchmarks, wide
 from agilepruner.report.figures import NEUTRAL, looks, panels
 from agilepruner.report.sheets import Sheet
@@ -91,6 +91,7 @@ def sensitivity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
             "layer. The language model sees the same features throughout.",
             "The paper says: entropy does about as well as erank (Table 11).",
             *_said(data),
+            agreement(("equivalent", v) for v in data[data["setting"] == "entropy_avg"]["verdict"]),
         ],
     )
     return Finding(sheet, data.drop(columns="estimate"), _figure(data, defaults))

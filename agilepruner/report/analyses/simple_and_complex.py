@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from agilepruner.errors import UserError
-from agilepruner.report.analyses import Finding, printed
+from agilepruner.report.analyses import Finding, agreement, printed
 from agilepruner.report.contrasts import FEWEST, difference, interval_text, minus
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
@@ -59,11 +59,15 @@ def simple_and_complex(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     ]
     data = pd.DataFrame(records)
     contrasts = data[(data["strategy"] == "") & (data["images"] == CONTRAST)]
+    answers = []
     for one in contrasts.itertuples():
         answer = (
             "cannot tell" if one.p >= LEVEL else "yes" if one.difference > 0 else "the opposite"
         )
+        answers.append(("yes", answer))
         notes.append(f"Here, at {one.budget} tokens by {one.by}: {answer} (p {one.p:.2f}).")
+    if answers:
+        notes.append(agreement(answers))
     sheet = Sheet("Scores on simple and on complex images", head, sections, notes)
     return Finding(sheet, data, _figure(data))
 
