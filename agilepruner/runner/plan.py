@@ -152,11 +152,19 @@ def _fed(model: Mapping[str, Any]) -> list[str]:
     """Strategies of configs/strategy that a model can feed."""
     found = []
     for path in sorted((CONFIGS / "strategy").glob("*.yaml")):
-        said: Any = OmegaConf.to_container(OmegaConf.load(path))
+        said = _without_the_runs(OmegaConf.to_container(OmegaConf.load(path)))
         ((name, strategy), *_) = build_strategies({path.stem: said})
         if strategy.needs <= set(model["provides"]):
             found.append(name)
     return found
+
+
+def _without_the_runs(said: Any) -> Any:
+    """Settings of a strategy without those that a run fills in, whose defaults do as well."""
+    if not isinstance(said, Mapping):
+        return said
+    kept = {key: value for key, value in said.items() if "${" not in f"{value}"[:2]}
+    return {key: _without_the_runs(value) for key, value in kept.items()}
 
 
 # --- identity ----------------------------------------------------------------------------------
