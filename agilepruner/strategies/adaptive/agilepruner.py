@@ -39,7 +39,7 @@ class AgilePruner(Strategy):
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner"
-    golden: ClassVar = "transcription of the release preserved in phrara/RegionVTP"
+    golden: ClassVar = "cvsp-lab/AgilePruner, transcribed"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
     phases: ClassVar = PHASES
@@ -65,7 +65,7 @@ class AgilePrunerConstant(Strategy):
 
     family: ClassVar = "adaptive"
     label: ClassVar = "AgilePruner (constant threshold)"
-    golden: ClassVar = "transcription of the release preserved in phrara/RegionVTP"
+    golden: ClassVar = "cvsp-lab/AgilePruner, transcribed"
     needs: ClassVar = {"attention", "projected"}
     paper: ClassVar = "2603.01236"
     phases: ClassVar = PHASES
