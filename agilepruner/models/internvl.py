@@ -31,6 +31,8 @@ class InternVLAdapter(LlavaAdapter):
     image of fewer tiles keeps fewer tokens.
     """
 
+    resizes = False  # its tiles are its resolutions
+
     def __init__(self, model: Any, *args: Any, **settings: Any) -> None:
         super().__init__(model, *args, **settings)
         self.most_tiles = self.find_most_tiles()
