@@ -10,17 +10,24 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from plans import composed, executed, planned
 from synthetic_rows import row
 
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
+from agilepruner.models.base import Visual
 from agilepruner.report import published
 from agilepruner.report.analyses import Finding, analyse, printed
+from agilepruner.report.analyses.overlap import overlap
+from agilepruner.report.analyses.provenance import provenance
+from agilepruner.report.analyses.retained_diversity import retained_diversity
 from agilepruner.report.analyses.simple_and_complex import simple_and_complex, split
 from agilepruner.report.figures import drawn, panels
 from agilepruner.report.frames import cells_frame, documents_frame
 from agilepruner.report.sheets import Sheet
+from agilepruner.runner.kept import recorded
+from agilepruner.strategies.base import Selection, VisualTokens
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (CONFIGS / "analysis").glob("*.yaml") if path.stem != "none")
@@ -167,3 +174,55 @@ def test_the_example_is_one_file_and_one_yaml_and_runs(tmp_path):
     assert re.search(r"^  Random +\d", done.stdout, re.M)
     written = {path.name for path in (tmp_path / "out/study/analyses/lengths").iterdir()}
     assert written == {"table.md", "data.csv", "figure.svg", "figure.png"}
+
+
+def kept_frames(**phases):
+    """Two strategies at 2 of 4 patches on two images: half of what they keep is the same."""
+    records = []
+    for strategy, patches in (
+        ("fastervlm", [0, 1]),
+        ("divprune", [1, 2]),
+        ("greedy_erank", [0, 3]),
+    ):
+        for image in "ab":
+            bits = kept_record(patches)
+            records.append(
+                {
+                    **{"strategy": strategy, "label": strategy, "parameters": "{}", "budget": 2},
+                    **{"benchmark": "gqa", "benchmark_label": "GQA", "image": image},
+                    **{"selection": json.dumps(bits), "grid": "1x2x2", "erank_input": 4.0},
+                    **{"erank_kept": 1.0 + len(strategy) / 10, "attention_kept": 0.25, **phases},
+                }
+            )
+    return pd.DataFrame({"benchmark_label": ["GQA"]}), pd.DataFrame(records)
+
+
+def kept_record(patches):
+    tokens = VisualTokens((2, 2), projected=torch.zeros(1, 4, 1))
+    indices = torch.tensor([patches])
+    return recorded(tokens, Selection(indices), Visual(torch.zeros(2, 1), indices[0], 4))
+
+
+def test_overlap_is_intersection_over_union_of_kept_patches():
+    data = overlap(*kept_frames()).data.set_index(["strategy", "other"])["iou"]
+    assert data["fastervlm", "divprune"] == pytest.approx(1 / 3)
+    assert data["divprune", "greedy_erank"] == 0
+    cells, documents = kept_frames()
+    with pytest.raises(UserError, match="two strategies"):
+        overlap(cells, documents[documents["strategy"] == "divprune"])
+
+
+def test_the_fallback_is_a_share_of_the_budget():
+    cells, documents = kept_frames(**{"phase.walk": 0.25, "phase.fallback": 0.75})
+    found = provenance(cells, documents)
+    assert set(found.data["fallback"]) == {0.75}
+    assert "25 %" in found.sheet.sections[0][1][0][1]
+    with pytest.raises(UserError, match="fallback"):
+        provenance(*kept_frames())
+
+
+def test_retained_diversity_is_held_against_the_greedy_search():
+    found = retained_diversity(*kept_frames())
+    data = found.data.set_index("strategy")
+    assert (data["erank_greedy"] == data["erank_kept"]["greedy_erank"]).all()
+    assert found.sheet.notes[-1].endswith("fastervlm keeps the most.")  # of methods

@@ -13,7 +13,7 @@ import pandas as pd
 from pandas.api.types import is_object_dtype
 
 from agilepruner.runner.journal import Entry, Journal
-from agilepruner.runner.kept import Kept, read
+from agilepruner.runner.kept import NONE, Kept, read, shares
 from agilepruner.runner.rows import Row
 
 CELL = (
@@ -24,7 +24,7 @@ CELL_NUMBERS = ("status", "metric", "value", "scale", "higher_is_better", "n", "
 AUDIT = ("kept", "phases", "flops", "complexity", "seconds")
 DOCUMENT = ("document", "image", "kind", "stratum", "score")
 COMPLEXITY = ("erank_input", "erank_kept", "entropy", "attention_kept")
-ANSWER = ("answer", "visual", "new_tokens", "selection")
+ANSWER = ("answer", "visual", "new_tokens", "selection", "grid")
 
 
 def cells_frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -94,7 +94,8 @@ def documents_frame(rows: Iterable[Row], directory: Path | None = None) -> pd.Da
         scores no units), ``part.<name>`` per part of the benchmark's aggregate, and, from the
         journals, ``COMPLEXITY`` (NaN where it cannot be computed) and ``ANSWER`` (``visual``:
         visual tokens that entered the language model, ``selection``: equal where the
-        same patches of the image were kept).
+        same patches of the image were kept, see ``patches_of``, ``grid``: tiles, rows and columns,
+        "1x24x24"), and ``phase.<name>``: share of the kept tokens that a strategy's phase chose.
     """
     done = [row for row in rows if row.status == "done" and row.clusters]
     frames = [_documents(row, directory) for row in done]
@@ -117,6 +118,10 @@ def _documents(row: Row, directory: Path | None) -> pd.DataFrame:
         entries = entries_of(row, directory)
         found = [_entry(entries.get(document)) for document in documents]
         data |= {name: [one[name] for one in found] for name in (*COMPLEXITY, *ANSWER)}
+        for phase in row.phases:
+            kept = [entry.kept if entry else None for entry in map(entries.get, documents)]
+            chosen = [shares([each], list(row.phases)).get(phase, float("nan")) for each in kept]
+            data[f"phase.{phase}"] = chosen
     frame = pd.DataFrame(data)
     identity = pd.DataFrame([identity_of(row)] * count)
     return pd.concat([identity, frame], axis=1)
@@ -132,6 +137,7 @@ def _entry(entry: Entry | None) -> dict[str, Any]:
     said = {
         **{"answer": entry.answer, "visual": visual, "new_tokens": entry.new_tokens},
         "selection": json.dumps(kept, sort_keys=True),
+        "grid": "x".join(map(str, (entry.tiles, *(entry.grid or (0, 0))))),
     }
     return {name: complexity.get(name, float("nan")) for name in COMPLEXITY} | said
 
@@ -155,6 +161,15 @@ def kept_of(row: Row, directory: Path) -> dict[int, Kept]:
     """
     entries = entries_of(row, directory).values()
     return {entry.doc: kept_in(entry) for entry in entries if entry.answer is not None}
+
+
+def patches_of(selection: str, grid: str) -> list[int]:
+    """The patches of a line of ``documents_frame``, counted through the tiles; sorted, no doubles.
+
+    A merged token is the patch that it stands for; one that stands for none is left out.
+    """
+    tiles, rows, columns = map(int, grid.split("x"))
+    return sorted(set(read(json.loads(selection), tiles * rows * columns).patches) - {NONE})
 
 
 def kept_in(entry: Entry) -> Kept:

@@ -89,8 +89,8 @@ def _extremes(images: pd.DataFrame) -> list[str]:
 
 
 def _figure(images: pd.DataFrame, both: pd.DataFrame) -> Figure:
-    """Two strips of images per benchmark, and one measure against the other."""
-    figure, axes = panels(3, width=3.8, height=3.6)
+    """Boxes of images per benchmark, one measure against the other, and a histogram of each."""
+    figure, axes = panels(3, 2, width=3.8, height=3.3)
     once = images.drop_duplicates(["benchmark", "image"])
     order = once.groupby("benchmark_label")["erank_input"].mean().sort_values().index
     for ax, (name, label) in zip(axes[0], MEASURES.items()):
@@ -110,4 +110,9 @@ def _figure(images: pd.DataFrame, both: pd.DataFrame) -> Figure:
         ax.grid(visible=False, axis="y")
     axes[0, 2].scatter(both["entropy"], both["erank_input"], s=9, color=NEUTRAL, alpha=0.6, lw=0)
     axes[0, 2].set(xlabel=MEASURES["entropy"], ylabel=MEASURES["erank_input"], title="Every image")
+    unique = images.drop_duplicates("image")
+    for ax, (name, label) in zip(axes[1], MEASURES.items()):
+        ax.hist(unique[name].dropna(), bins=30, color=NEUTRAL)
+        ax.set(xlabel=label, ylabel="images", title="Histogram of all images")
+    axes[1, 2].set_axis_off()
     return figure

@@ -8,6 +8,8 @@ from agilepruner.report.contrasts import spread
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
 
+BOUND = "greedy_erank"  # how diverse a selection of that size can be, as far as a search finds
+
 
 def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     """Effective rank of the kept tokens per strategy and budget, beside what was offered.
@@ -18,22 +20,25 @@ def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     once = once.dropna(subset=["erank_kept"])
     records = []
     for (budget, strategy), group in once.groupby(["budget", "strategy"], sort=False):
-        kept, low, high = spread(group["erank_kept"])
+        images = group.groupby("image")[["erank_kept", "erank_input", "attention_kept"]].mean()
+        kept, low, high = spread(images["erank_kept"])
         records.append(
             {
                 "strategy": strategy,
                 "label": group["label"].iloc[0],
                 "budget": budget,
-                "images": len(group),
+                "images": len(images),
                 "erank_kept": kept,
                 "low": low,
                 "high": high,
-                "erank_offered": group["erank_input"].mean(),
+                "erank_offered": images["erank_input"].mean(),
+                "attention_kept": images["attention_kept"].mean(),
             }
         )
-    data = pd.DataFrame(records).sort_values(
-        ["budget", "erank_kept"], ascending=[False, True], ignore_index=True
-    )
+    data = pd.DataFrame(records)
+    best = data[data["strategy"] == BOUND].set_index("budget")["erank_kept"]
+    data["erank_greedy"] = data["budget"].map(best)
+    data = data.sort_values(["budget", "erank_kept"], ascending=[False, True], ignore_index=True)
     sections = []
     for budget, group in data.groupby("budget", sort=False):
         lines = [
@@ -43,20 +48,30 @@ def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
                 f"[{line.low:.2f}, {line.high:.2f}]",
                 f"{line.erank_offered:.2f}",
                 f"{100 * line.erank_kept / line.erank_offered:.0f} %",
+                "–"
+                if pd.isna(line.erank_greedy)
+                else f"{100 * line.erank_kept / line.erank_greedy:.0f} %",
+                f"{line.attention_kept:.4f}",
                 str(line.images),
             ]
             for line in group.itertuples()
         ]
         sections.append((f"{budget} tokens of each image", lines))
     said = printed("retained_diversity").sort_values("value")
-    lines = [[one.strategy, f"{one.value:.2f}", "", "", "", ""] for one in said.itertuples()]
+    lines = [[one.strategy, f"{one.value:.2f}", *[""] * 6] for one in said.itertuples()]
     if lines:
         sections.append(("Published, LLaVA-1.5-7B, POPE at 64 tokens, second-hand", lines))
     names = ", ".join(dict.fromkeys(cells["benchmark_label"]))
-    head = ["Strategy", "erank kept", "95 % interval", "offered", "share", "images"]
+    head = ["Strategy", "erank kept", "95 % interval", "offered", "of it"]
+    head += ["of greedy", "attention", "images"]
     notes = [f"erank: effective rank, of the images of {names}; intervals over images."]
+    notes.append(
+        "of greedy: of the rank that a greedy search for the highest one reaches (greedy_erank), "
+        "a yardstick and no method; attention: mean CLS attention of the kept patches."
+    )
     notes.append("The paper says: DivPrune keeps the most diversity, attention's choices less.")
-    for budget, group in data[data["strategy"] != "vanilla"].groupby("budget", sort=False):
+    methods = data[~data["strategy"].isin(["vanilla", BOUND])]
+    for budget, group in methods.groupby("budget", sort=False):
         notes.append(f"Here, at {budget} tokens: {group['label'].iloc[-1]} keeps the most.")
     sheet = Sheet("Retained diversity", head, sections, notes)
     return Finding(sheet, data, _figure(data))
