@@ -84,7 +84,7 @@ def page(found: Iterable[Section]) -> str:
 
 def _short(notes: list[str]) -> str:
     """Notes in one cell, cut at the end of a word; the section has them whole."""
-    text = " ".join(notes).replace("|", "\\|")
+    text = " ".join(notes).replace("|", "\\|") or "see the table"
     return text if len(text) <= LONGEST else f"{text[:LONGEST].rsplit(' ', 1)[0]} …"
 
 

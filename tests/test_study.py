@@ -44,7 +44,7 @@ def test_a_guided_share_is_told_from_a_fixed_one_where_it_is_better():
     assert whole.loc["erank", "difference"] == pytest.approx(20)
     assert list(whole.loc[["erank", "inverse"], "verdict"]) == ["better", "cannot tell"]
     (said,) = [note for note in finding.sheet.notes if note.startswith("Here, at 64")]
-    assert "VisPruner + erank: better" in said
+    assert "better: VisPruner + erank" in said
     assert any("VisPruner" in line[0] for line in dict(finding.sheet.sections)[PUBLISHED])
 
 

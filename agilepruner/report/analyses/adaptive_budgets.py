@@ -150,8 +150,8 @@ def _said(data: pd.DataFrame) -> Iterator[str]:
             budgets = own.groupby("label", sort=False)["budget"].agg(
                 lambda values: ", ".join(map(str, sorted(values)))
             )
-            each = [f"{label} ({at})" for label, at in budgets.items()]
-            words.append(f"{verdict}: {'; '.join(each)}")
+            each = "; ".join(f"{label} ({at})" for label, at in budgets.items())
+            words.append(f"{verdict}: {'all of them' if len(own) == len(group) > 1 else each}")
         yield f"Here, at equal mean {equal}, spread against fixed: {'. '.join(words)}."
 
 

@@ -53,8 +53,8 @@ def enhancement(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         "All: the three methods' scores of a document averaged, which tells smaller differences.",
         "Published differences are ours, of printed values (corrected where one is surely "
         "misprinted) and printed averages: agilepruner audit-paper has the printed ones.",
-        "The mapping from erank to share is our choice (the paper: linear), as is BAT's port: see "
-        "docs/strategies.md.",
+        "The mapping from erank to share is our choice (the paper: linear), as is the port of BAT; "
+        "the README's table of strategies says which.",
         "The paper says: guided beats fixed for each method at each budget, and inverse loses.",
         *_said(data),
         agreement(_claims(data)),
@@ -150,10 +150,11 @@ def _average(own: dict) -> float:
 def _said(data: pd.DataFrame) -> Iterator[str]:
     whole = data[data["benchmark"] == MEAN]
     for budget, group in whole.groupby("budget", sort=False):
-        words = [
-            f"{METHODS.get(line.method, 'all')} {line.words}: {line.verdict}"
-            for line in group.itertuples()
-        ]
+        words = []
+        for verdict, own in group.groupby("verdict", sort=False):
+            names = [f"{METHODS.get(one.method, 'all')} {one.words}" for one in own.itertuples()]
+            which = "all of them" if len(own) == len(group) > 1 else ", ".join(names)
+            words.append(f"{verdict}: {which}")
         yield f"Here, at {budget} tokens, against the fixed share: {'; '.join(words)}."
 
 
