@@ -166,9 +166,10 @@ def downloads(run: Run) -> Iterator[Finding]:
     from agilepruner.dry_run import needs
     from agilepruner.hub import cache, check_room, readable
 
-    parts = []
+    parts, unknown = [], 0
     for name, found in needs(run):
         if isinstance(found, UserError):
+            unknown += 1
             yield Finding("warn", name, "size not known", str(found))
             continue
         parts += found
@@ -182,7 +183,8 @@ def downloads(run: Run) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("fail", "room", "too little", str(error))
     else:
-        yield Finding("ok", "room", f"{readable(missing)} to download to {cache()}")
+        more = f", and {unknown} of unknown size" if unknown else ""
+        yield Finding("ok", "room", f"{readable(missing)} to download to {cache()}{more}")
 
 
 def examine(run: Run | None = None) -> Iterator[Finding]:

@@ -172,7 +172,6 @@ class Answering:
     _in_a_row: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _ids: dict[int, list[int]] = field(default_factory=dict)
     _open: dict[int, int] = field(default_factory=dict)  # document -> cells still to answer it
-    _preparers: ThreadPoolExecutor | None = None
     _known: dict[tuple[int, ...], Once] = field(default_factory=dict)  # of the window's images
     _measured: dict[str, Measured] = field(default_factory=dict)  # before the first answer
     _counted: int = 0
@@ -224,7 +223,6 @@ class Answering:
             OSError: the journal cannot be written.
         """
         loader = ThreadPoolExecutor(1, "images")  # one window ahead
-        self._preparers = ThreadPoolExecutor(PREPARERS, "prepare")
         try:
             windows = [window for window in share if self._window_wanted(window)]
             ahead = [loader.submit(self._look, window) for window in windows[:1]]
@@ -236,7 +234,6 @@ class Answering:
                     self._ids.clear()
         finally:
             loader.shutdown(cancel_futures=True)
-            self._preparers.shutdown()
             for journal in self.journals.values():
                 self._timed("journal", journal.sync)
 
@@ -331,21 +328,19 @@ class Answering:
 
         Decoding is the loader's thread, preparing several more, while the model answers.
         """
-        assert self._preparers is not None
         seen: list[Seen] = []
-        preparing = []
-        for group in window:
-            sound = next((document for document in group if not document.error), None)
-            seen.append(Seen())
-            if sound is None:
-                continue
-            try:
-                seen[-1] = Seen(*self.benchmark.image(sound))
-                preparing.append(self._preparers.submit(self._prepare, seen[-1]))
-            except Exception as error:
-                seen[-1].problem = f"image cannot be read: {cause(error)}"
-        for each in preparing:
-            each.result()
+        with ThreadPoolExecutor(PREPARERS, "prepare") as preparers:
+            for group in window:
+                sound = next((document for document in group if not document.error), None)
+                seen.append(Seen())
+                if sound is None:
+                    continue
+                try:
+                    seen[-1] = Seen(*self.benchmark.image(sound))
+                except Exception as error:
+                    seen[-1].problem = f"image cannot be read: {cause(error)}"
+                else:
+                    preparers.submit(self._prepare, seen[-1])
         return seen
 
     def _prepare(self, seen: Seen) -> None:
