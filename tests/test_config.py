@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import commands
 import pytest
@@ -65,8 +65,9 @@ PARAMETERS = [(cls, f.name) for cls in STRATEGIES if hasattr(cls, "label") for f
 
 
 def made(cls):
-    """A strategy of the class, with its defaults."""
-    return cls(VisPruner(), low=0, high=1) if cls is ErankShare else cls()
+    """A strategy of the class, with its defaults; those that hold another one hold VisPruner."""
+    inner = (VisPruner(),) if "inner" in {f.name for f in fields(cls)} else ()
+    return cls(*inner, low=0, high=1) if cls is ErankShare else cls(*inner)
 
 
 def test_every_strategy_is_looked_at():
@@ -85,6 +86,8 @@ def test_every_hyper_parameter_has_a_range_and_keeps_it(cls, name):
         wrong += [0, 1]
     elif isinstance(default, Strategy):
         wrong += [VisPruner, 1]
+    elif get_origin(kind) is Literal:
+        wrong += [True, 1, [default]]
     else:
         assert ranges(kind), f"{cls.__name__}.{name} declares no range"
         (allowed,) = ranges(kind)
