@@ -81,6 +81,7 @@ MIXTURES: dict[str, dict[Family, float]] = {
     "textvqa": {ask.word: 55, ask.word_of_colour: 45},
     "mmbench_en": choices(**CHOICES),
     "mmbench_cn": choices(True, **CHOICES),
+    "grounding": {ask.side: 50, ask.relation: 50},
 }
 MME: dict[str, Family] = {  # MME's names of its subtasks
     "existence": partial(ask.exists, where="this image"),
@@ -235,9 +236,9 @@ def vqav2(suite: Suite, documents: int) -> None:
         suite.add("vqav2", image_id, scene, row)
 
 
-def gqa(suite: Suite, documents: int) -> None:
+def gqa(suite: Suite, documents: int, name: str = "gqa") -> None:
     documents -= documents % 2
-    for number, (image_id, scene, question) in enumerate(asked(suite, "gqa", documents, 2)):
+    for number, (image_id, scene, question) in enumerate(asked(suite, name, documents, 2)):
         row = {
             "id": f"{number:08d}",
             "imageId": f"e{image_id:06d}",
@@ -247,7 +248,12 @@ def gqa(suite: Suite, documents: int) -> None:
             "isBalanced": True,
             "image": picture(scene),
         }
-        suite.add("gqa", image_id, scene, row)
+        suite.add(name, image_id, scene, row)
+
+
+def grounding(suite: Suite, documents: int) -> None:
+    """Where objects are, in GQA's columns; twice the documents, as chance has half of them."""
+    gqa(suite, 2 * documents, "grounding")
 
 
 def vizwiz(suite: Suite, documents: int) -> None:
@@ -416,6 +422,7 @@ BENCHMARKS: dict[str, Callable[[Suite, int], None]] = {  # pope last: it uses th
     "mmbench_cn": partial(mmbench, language="cn"),
     "chair": chair,
     "pope": pope,
+    "grounding": grounding,  # behind it, so that the others stay as they were
 }
 
 TEXT, WHOLE = Value("string"), Value("int64")
@@ -463,7 +470,7 @@ FEATURES = {
         ("id", "question_id", "question", "answer", "image_source", "category"), TEXT
     ),
 }
-FEATURES["mmbench_cn"] = FEATURES["mmbench_en"]
+FEATURES |= {"mmbench_cn": FEATURES["mmbench_en"], "grounding": FEATURES["gqa"]}
 
 
 def build(seed: int = SEED, documents: int = 100) -> Suite:
