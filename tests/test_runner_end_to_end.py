@@ -99,11 +99,11 @@ def test_rows_carry_their_audit(grid):
     assert pruned.flops["prefill"] < vanilla.flops["prefill"] / 4
 
 
-def test_a_finished_run_can_be_looked_at(grid):
+def test_a_finished_run_can_be_looked_at(grid, monkeypatch, caplog):
     """Pictures and questions of the data set; answers, FLOPs and attention of the run."""
     from agilepruner.documents import OnDisk
 
-    directory, rows, _ = grid
+    directory, rows, *_ = grid
     where = next(directory.glob("**/cells")).parent
     reader = OnDisk([where])
     row = next(row for row in rows if row.benchmark == "mme" and row.strategy == "fastervlm")
@@ -126,6 +126,9 @@ def test_a_finished_run_can_be_looked_at(grid):
     assert reader.attention(row, "no such image") == ""
     elsewhere = OnDisk([where.parent])  # rows without their journals
     assert dict(elsewhere.looks(row, row.documents)) == elsewhere.said(row, asked) == {}
+    monkeypatch.setattr("evals.looks.opened", lambda *_: 1 / 0)  # a broken data set costs no page
+    assert dict(OnDisk([where]).looks(row, row.documents)) == {}
+    assert "shown without pictures: ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.usefixtures("loaded_once")
