@@ -13,12 +13,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from agilepruner import commands
 from agilepruner.errors import NotFinished, UserError
 from agilepruner.overrides import explain, names, one_choice_each
-from agilepruner.places import CONFIGS, project
+from agilepruner.places import CONFIGS
 from agilepruner.ranks import first
 from agilepruner.reporting import report, show, together
 from agilepruner.streams import sturdy_streams
@@ -29,20 +29,6 @@ NOISY = (
 )
 
 log = logging.getLogger(__name__)
-
-OmegaConf.register_new_resolver("project", project, replace=True)
-OmegaConf.register_new_resolver("commands", commands.listed, replace=True)
-
-
-def _sweep_directory(results: str, name: str | int) -> str:
-    """Where Hydra writes a sweep's record; it does so before the first job checks the name."""
-    from agilepruner.config import Name
-    from agilepruner.ranges import conform
-
-    return str(Path(str(results)) / conform(Name, name, "name"))
-
-
-OmegaConf.register_new_resolver("sweep_directory", _sweep_directory, replace=True)
 
 
 class Sweep(Callback):

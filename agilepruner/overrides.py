@@ -2,17 +2,34 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agilepruner import commands
 from agilepruner.errors import UserError, unknown
-from agilepruner.places import CONFIGS
+from agilepruner.places import CONFIGS, project
 
 ONE_EACH = ("model", "suite", "table", "analysis", "logger", "launcher")
 GROUPS = (*ONE_EACH, "strategy", "benchmark")
+
+
+OmegaConf.register_new_resolver("project", project, replace=True)
+OmegaConf.register_new_resolver("commands", commands.listed, replace=True)
+
+
+def _sweep_directory(results: str, name: str | int) -> str:
+    """Where Hydra writes a sweep's record; it does so before the first job checks the name."""
+    from agilepruner.config import Name
+    from agilepruner.ranges import conform
+
+    return str(Path(str(results)) / conform(Name, name, "name"))
+
+
+OmegaConf.register_new_resolver("sweep_directory", _sweep_directory, replace=True)
 
 
 def composed(words: Sequence[str]) -> DictConfig:

@@ -278,7 +278,7 @@ class _Work:
         settings = Settings(
             images_per_window=config["images_per_window"],
             batch_size=config["batch_size"],
-            workers=_workers(config["workers"], adapter),
+            workers=workers(config["workers"], adapter),
             most_new_tokens=config["model"]["max_new_tokens"],
             default_new_tokens=config["model"].get("default_new_tokens", DEFAULT_NEW_TOKENS),
             ignored_stops=tuple(config["model"].get("ignored_stops", ())),
@@ -467,7 +467,7 @@ def load_model(model: Mapping[str, Any]) -> Any:
     return get_method(model["load"]["_target_"])(**settings)
 
 
-def _workers(wanted: int | None, adapter: Any) -> int:
+def workers(wanted: int | None, adapter: Any) -> int:
     """Generation threads: one per core on a CPU, one on a GPU."""
     if wanted is not None:
         return wanted
