@@ -96,7 +96,7 @@ def test_a_row_that_cannot_be_stored_is_shown_all_the_same(tmp_path, monkeypatch
     def full(_path, _row):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(running, "write_row", full)
+    monkeypatch.setattr(stored, "write_row", full)
     outcome = running.execute(identify(plans.planned(f"results={tmp_path}", *TINY)))
     assert outcome.rows[0].value is not None
     assert "Read-only file system" in outcome.problem
