@@ -156,12 +156,18 @@ def _write_so_far(planned: Any, settings: Any, rows: list[Any]) -> None:
 
 def _analyse(planned: Any, rows: list[Any]) -> list[str]:
     """Print an analysis and write its files; what stood in the way."""
+    from hydra.utils import get_method
+
+    from agilepruner.measures import measured
     from agilepruner.report.analyses import analyse
     from agilepruner.report.sheets import render_text
 
     try:
         function = planned.config["analysis"]
-        finding = analyse(function, rows, planned.directory)
+        images = None
+        if measure := planned.config.get("measure"):
+            images = measured(planned, get_method(measure))
+        finding = analyse(function, rows, planned.directory, images)
         show(render_text(finding.sheet))
         where = planned.directory / "analyses" / function.rpartition(".")[2]
         finding.write(where)

@@ -237,6 +237,7 @@ class Config(TypedDict):
     paper: Line | None
     anchor: Literal["stop", "warn"]
     analysis: Annotated[Function | None, "of report/analyses, as analysis=complexity sets it"]
+    measure: NotRequired[Annotated[Function | None, "of measures.py, for an analysis"]]
     dry_run: bool
     throughput: Annotated[
         Annotated[float, Range(1e-6, 1e9)] | None, "TFLOP/s, for the hours of a dry run"
@@ -292,6 +293,8 @@ def check(config: DictConfig) -> Config:
     _check_noise(checked)
     if checked["analysis"]:
         _arguments(checked["analysis"], "analysis")
+    if measure := checked.get("measure"):
+        _arguments(measure, "measure")
     _check_logger(checked["logger"])
     return checked
 

@@ -8,25 +8,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from plans import composed, executed, planned
 from synthetic_rows import row
 
 from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
+from agilepruner.measures import CORRUPTIONS, STRENGTHS, corrupted, feature_spaces, measured
 from agilepruner.models.base import Visual
 from agilepruner.report import published
 from agilepruner.report.analyses import Finding, analyse, printed
+from agilepruner.report.analyses.feature_space import feature_space
 from agilepruner.report.analyses.overlap import overlap
 from agilepruner.report.analyses.provenance import provenance
 from agilepruner.report.analyses.retained_diversity import retained_diversity
+from agilepruner.report.analyses.robustness import robustness
 from agilepruner.report.analyses.simple_and_complex import simple_and_complex, split
 from agilepruner.report.figures import drawn, panels
 from agilepruner.report.frames import cells_frame, documents_frame
 from agilepruner.report.sheets import Sheet
 from agilepruner.runner.kept import recorded
+from agilepruner.runner.plan import identify
 from agilepruner.strategies.base import Selection, VisualTokens
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -226,3 +232,32 @@ def test_retained_diversity_is_held_against_the_greedy_search():
     data = found.data.set_index("strategy")
     assert (data["erank_greedy"] == data["erank_kept"]["greedy_erank"]).all()
     assert found.sheet.notes[-1].endswith("fastervlm keeps the most.")  # of methods
+
+
+def test_corruptions_change_an_image_more_with_their_strength():
+    image = Image.effect_noise((64, 64), 80).convert("RGB")
+    for kind in CORRUPTIONS:
+        changes = [
+            np.abs(np.asarray(corrupted(image, kind, n), float) - np.asarray(image, float)).mean()
+            for n in STRENGTHS
+        ]
+        assert 0 < changes[0] < changes[1] < changes[2]
+
+
+def test_measures_of_images_are_a_third_frame(tmp_path, loaded_once):
+    run = identify(planned("analysis=feature_space", "benchmark=[pope]", "limit=3"))
+    images = pd.DataFrame(measured(run, feature_spaces))
+    assert (images["projected, centred"] > 1).all()
+    cells = pd.DataFrame({"model": ["demo"]})
+    documents = images.assign(stratum="")
+    found = feature_space(cells, documents, images)
+    assert set(found.data["published"]) == {106}
+    assert not any("missed" in note for note in found.sheet.notes)  # the demo answers nothing here
+
+
+def test_robustness_is_the_mean_deviation_from_the_clean_image():
+    numbers = {"clean": [10.0, 20.0], "noise 1": [12.0, 18.0], "milliseconds": 1.0}
+    images = pd.DataFrame({**numbers, "encode_milliseconds": 2.0, "image": ["a", "b"]})
+    data = robustness(pd.DataFrame({"model": ["demo"], "strategy": ["x"]}), None, images).data
+    assert list(data["deviation"]) == [2.0]
+    assert list(data["change"]) == [0.0]

@@ -6,9 +6,10 @@ with complexity (``report.frames``), that returns a ``Finding``: a table, its da
 
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -56,13 +57,19 @@ class Finding:
             temporary.replace(folder / name)
 
 
-def analyse(function: str, rows: Iterable[Row], directory: Path) -> Finding:
+def analyse(
+    function: str,
+    rows: Iterable[Row],
+    directory: Path,
+    images: Sequence[Mapping[str, Any]] | None = None,
+) -> Finding:
     """Run an analysis on the cells of a run.
 
     Args:
         function: its dotted name, as the config has it.
         rows: of the cells that it asked for.
         directory: of the run, whose journals say how complex each image is.
+        images: what its ``measure`` says of every image: a third frame; None: it has none.
 
     Raises:
         UserError: a cell failed, or the documents are too few for the question.
@@ -72,10 +79,10 @@ def analyse(function: str, rows: Iterable[Row], directory: Path) -> Finding:
     if failed:
         raise UserError(f"{len(failed)} of the {len(known)} cells that it needs have failed.")
     module, _, name = function.rpartition(".")
+    frames = [cells_frame(known), documents_frame(known, directory)]
+    frames += [] if images is None else [pd.DataFrame(images)]
     with matplotlib.rc_context(STYLE):
-        found: Finding = getattr(importlib.import_module(module), name)(
-            cells_frame(known), documents_frame(known, directory)
-        )
+        found: Finding = getattr(importlib.import_module(module), name)(*frames)
     if any(row.synthetic for row in known):
         found.sheet.notes.append(SYNTHETIC)
     return found
