@@ -157,10 +157,11 @@ def _said(data: pd.DataFrame) -> Iterator[str]:
 
 def _figure(data: pd.DataFrame) -> Figure:
     """Points against the fixed budget, a panel for equal tokens and one for equal FLOPs."""
-    figure, axes = panels(2, width=4.6, height=3.2)
+    shown = list(dict.fromkeys(data["equal"]))
+    figure, axes = panels(len(shown), width=4.8, height=3.6)
     labels = list(dict.fromkeys(data["label"]))
     budgets = sorted(set(data["budget"]))
-    for ax, equal in zip(axes[0], ("tokens", "FLOPs")):
+    for ax, equal in zip(axes[0], shown):
         for i, label in enumerate(labels):
             own = data[(data["label"] == label) & (data["equal"] == equal)].sort_values("budget")
             if own.empty:
@@ -176,5 +177,6 @@ def _figure(data: pd.DataFrame) -> Figure:
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(budgets)), budgets)
         ax.set(title=f"At equal mean {equal}", xlabel="mean tokens", ylabel="points minus fixed")
-    axes[0, 0].legend(loc="upper center", bbox_to_anchor=(1.0, -0.2), ncols=2, fontsize=8)
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(shown), fontsize=8)
     return figure
