@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+import tiny_models as tiny
 import torch
 from architectures import PUBLISHED
 from strategy_configs import ALL
@@ -140,6 +141,24 @@ def test_real_language_models_match_the_counter(real, visual):
         use_cache=True,
     )
     assert step + head == flops.decode_flops(arch, visual, text, new_tokens=2)
+
+
+@pytest.mark.parametrize("kind", ["onevision", "qwen3", "internvl", "smolvlm"])
+def test_tiny_towers_and_projectors_match_the_counter(kind):
+    """Through transformers' own encoder, eager, as torch does not count SDPA's CPU kernel."""
+    model = tiny.build(kind, attention="eager")
+    arch = Architecture.of(model)
+    image = tiny.images()[0]
+    pictures = [[image]] if kind == "smolvlm" else [image]
+    batch = tiny.processor(kind)(images=pictures, return_tensors="pt")
+    named = {key: batch[key] for key in ("image_sizes", "image_grid_thw") if key in batch}
+    counted, _ = count(model.model.get_image_features, batch["pixel_values"], **named)
+    if kind == "qwen3":
+        arch = arch.at_grid(*batch["image_grid_thw"][0, 1:].tolist())
+        tiles = 1
+    else:
+        tiles = batch["pixel_values"].flatten(0, -4).shape[0]
+    assert counted == tiles * (flops.vision_flops(arch) + flops.projector_flops(arch))
 
 
 TINY_VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}

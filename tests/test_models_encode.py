@@ -64,6 +64,37 @@ def test_tapped_cls_attention_is_eager_attention(kind):
         torch.testing.assert_close(encoded.last_query, query, atol=1e-4, rtol=1e-4)
 
 
+def attention_maps(kind, pixels):
+    """Softmaxed attention (B, H, T, T) of each layer of an eager tower."""
+    eager = tiny.build(kind, attention="eager")
+    with torch.no_grad():
+        tower = eager.get_encoder("image")
+        return tower(pixel_values=pixels, output_attentions=True, return_dict=True).attentions
+
+
+@pytest.mark.parametrize("kind", ["onevision", "internvl", "smolvlm"])
+def test_attention_of_other_towers_is_eager_attention_over_each_square(kind):
+    """Without CLS what patches receive, with CLS its row; averaged where patches become one."""
+    model = tiny.adapter(kind)
+    image, side = tiny.images()[0], model.tower.side
+    (encoded,) = model.encode([image], model.provides)
+    pictures = [[image]] if kind == "smolvlm" else [image]
+    pixels = model.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+    maps = attention_maps(kind, pixels.reshape(-1, 3, 112, 112))
+    for name, layer in (("attention", -1), ("attention_local", 0), ("received_deep", -1)):
+        seen = maps[layer]
+        if kind == "internvl" and name != "received_deep":
+            patches = seen[:, :, 0, 1:]
+        else:
+            patches = seen.mean(dim=(1, 2), keepdim=True)[:, :, 0, int(kind == "internvl") :]
+        tiles, heads, _ = patches.shape
+        squares = patches.view(tiles, heads, 8 // side, side, 8 // side, side)
+        expected = squares.mean(dim=(3, 5)).flatten(2)
+        found = getattr(encoded, name).view(expected.shape)
+        torch.testing.assert_close(found, expected)
+        assert float(expected.std()) > 1e-4
+
+
 def test_tapped_qwen_attention_is_what_the_eager_kernel_computes(monkeypatch):
     model = tiny.adapter("qwen")
     needs = {"attention", "attention_local", "received_object", "received_deep"}

@@ -10,6 +10,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from agilepruner.models.base import Visual
 from agilepruner.strategies.base import Selection, keep_all
@@ -51,6 +52,8 @@ def plain(model, kind, count):
     elif kind in QWEN:
         sizes = (batch["image_grid_thw"].prod(dim=1) // 4).tolist()
         extra["image_grid_thw"] = batch["image_grid_thw"]
+    elif kind == "smolvlm":
+        return plain_smolvlm(model, count)
     elif kind == "internvl":
         sizes = [tiles * 16 for tiles in batch["num_patches"]]
     else:
@@ -62,6 +65,27 @@ def plain(model, kind, count):
         extra["mm_token_type_ids"] = (ids == model.image_token).int()
     output = model.model.generate(
         input_ids=ids, attention_mask=mask, pixel_values=pixels, **extra, **settings()
+    )
+    return output.sequences[:, ids.shape[1] :], torch.stack(output.logits, dim=1)
+
+
+def plain_smolvlm(model, count):
+    """Its prompts hold the markers of the tiles as text, as its processor writes them."""
+    pictures = [[image] for image in tiny.images()[:count]]
+    batch = model.image_processor(images=pictures, return_tensors="pt", return_row_col_info=True)
+    rows = []
+    for question, (down,), (across,) in zip(tiny.QUESTIONS, batch["rows"], batch["cols"]):
+        marks = ("<fake_token_around_image>", "<image>", "<global-img>")
+        text = get_image_prompt_string(int(down), int(across), 16, *marks)
+        before, after = model.prompt.replace("{question}", question).split("<image>")
+        rows.append(model.tokenizer(before + text + after)["input_ids"])
+    ids, mask = left_pad(rows)
+    output = model.model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        pixel_values=batch["pixel_values"].to(model.model.dtype),
+        pixel_attention_mask=batch["pixel_attention_mask"],
+        **settings(),
     )
     return output.sequences[:, ids.shape[1] :], torch.stack(output.logits, dim=1)
 

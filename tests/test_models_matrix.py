@@ -10,7 +10,7 @@ from agilepruner.models.base import split, stack
 from agilepruner.strategies.base import keep_all
 
 BUDGET = {"llava": 32, "next_paper": 160, "next_native": 160, "qwen": 24, "onevision": 40}
-BUDGET |= {"qwen3": 24, "internvl": 40}
+BUDGET |= {"qwen3": 24, "internvl": 40, "smolvlm": 40}
 
 
 @pytest.fixture(scope="module", params=tiny.KINDS)

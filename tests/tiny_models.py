@@ -40,6 +40,10 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMForConditionalGeneration,
+    SmolVLMImageProcessorPil,
+    SmolVLMVisionConfig,
 )
 
 from agilepruner.models.internvl import InternVLAdapter
@@ -48,11 +52,14 @@ from agilepruner.models.llava_next import LlavaNextAdapter
 from agilepruner.models.llava_onevision import LlavaOnevisionAdapter
 from agilepruner.models.qwen2_5_vl import Qwen2_5VLAdapter
 from agilepruner.models.qwen3_vl import Qwen3VLAdapter
+from agilepruner.models.smolvlm import SmolVLMAdapter
 
-KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision", "qwen3", "internvl")
+KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision", "qwen3", "internvl", "smolvlm")
 WORDS = [f"w{i}" for i in range(180)]
 SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|image_pad|>", "<|vision_start|>"]
 SPECIAL += ["<|vision_end|>", "<|video_pad|>", "<IMG_CONTEXT>"]
+SPECIAL += ["<fake_token_around_image>", "<global-img>"]
+SPECIAL += [f"<row_{r}_col_{c}>" for r in (1, 2) for c in (1, 2)]
 WORDS = WORDS[: 200 - len(SPECIAL)]
 ONEVISION_PINPOINTS = [[112, 224], [224, 112], [224, 224], [112, 336]]
 PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -200,6 +207,16 @@ def build(kind, dtype=torch.float32, attention="sdpa", layers=2):
             vision_end_token_id=token("<|vision_end|>"),
         )
         cls = Qwen3VLForConditionalGeneration
+    elif kind == "smolvlm":
+        config = SmolVLMConfig(
+            vision_config=SmolVLMVisionConfig(**{**TOWER, "image_size": 112}),
+            text_config=LlamaConfig(
+                **{**LANGUAGE, "num_hidden_layers": layers}, pad_token_id=token("<pad>")
+            ),
+            image_token_id=token("<image>"),
+            scale_factor=2,
+        )
+        cls = SmolVLMForConditionalGeneration
     elif kind == "internvl":
         config = InternVLConfig(
             vision_config=InternVLVisionConfig(**{**TOWER, "image_size": 112}),
@@ -250,6 +267,10 @@ def processor(kind):
             size={"shortest_edge": 56 * 56, "longest_edge": 112896},
             patch_size=14 if kind == "qwen" else 16,
         )
+    if kind == "smolvlm":
+        return SmolVLMImageProcessorPil(
+            size={"longest_edge": 224}, max_image_size={"longest_edge": 112}
+        )
     if kind == "internvl":
         size = {"height": 112, "width": 112}
         return GotOcr2ImageProcessorPil(size=size, crop_to_patches=True, max_patches=4)
@@ -270,6 +291,8 @@ def adapter(kind, dtype=torch.float32, attention="sdpa"):
             model, tokenizer(), processor(kind), prompt, placeholder="<|image_pad|>", full=144
         )
     prompt = "w1 w7 <image> {question} w2"
+    if kind == "smolvlm":
+        return SmolVLMAdapter(model, tokenizer(), processor(kind), prompt)
     if kind == "llava":
         return LlavaAdapter(model, tokenizer(), processor(kind), prompt)
     if kind == "internvl":
