@@ -167,11 +167,11 @@ def test_projected_tokens_are_the_projected_features(kind):
         one_hot = torch.eye(tokens.count)[:3].expand(tokens.batch, -1, -1)
         mixed = model.embed(tokens, Selection(step.indices, one_hot))
         picked = tokens.projected[:, :3].flatten(0, 1)
-        torch.testing.assert_close(mixed.embeds, picked, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tiny.of_patches(mixed), picked, atol=1e-5, rtol=1e-5)
         half = one_hot.roll(1, dims=2) / 2 + one_hot / 2  # behind the projector
         mixed = model.embed(tokens, Selection(step.indices, half, projected=True))
         expected = (half @ tokens.projected).flatten(0, 1)
-        torch.testing.assert_close(mixed.embeds, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tiny.of_patches(mixed), expected, atol=1e-5, rtol=1e-5)
 
 
 def painted(size, box):

@@ -356,6 +356,7 @@ def composed(*overrides):
 
 
 TABLES = ["llava_1_5_7b", "llava_1_5_13b", "llava_next_7b", "qwen2_5_vl_7b"]
+TABLES += ["llava_onevision_7b", "qwen3_vl_8b", "internvl3_8b", "smolvlm2_2b"]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -414,6 +415,30 @@ def test_protocol_lmms_sends_what_llava_hf_sends(model):
     assert stops <= set(settings.ignored_stops)
 
 
+@pytest.mark.parametrize(
+    ("model", "wrapper", "said"),
+    [
+        ("llava_onevision_7b", "simple/llava_onevision", ('"max_new_tokens"] = {}', '"qwen_1_5"')),
+        ("qwen3_vl_8b", "simple/qwen3_vl", ('"max_new_tokens": {}', "max_pixels: int = 1605632")),
+        ("internvl3_8b", "chat/internvl_hf", ('"max_new_tokens"] = {}', "max_patches: int = 12")),
+        ("smolvlm2_2b", "chat/huggingface", ('"max_new_tokens": {}',)),
+    ],
+)
+def test_protocol_lmms_sends_what_the_familys_own_class_sends(model, wrapper, said):
+    source = (Path(lmms_eval.__file__).parent / "models" / f"{wrapper}.py").read_text()
+    settings = composed(f"model={model}", "protocol=lmms").model
+    for text in said:
+        assert text.format(settings.default_new_tokens) in source
+    if model == "qwen3_vl_8b":  # it drops the blank line and keeps the others
+        assert 'if item != "\\n\\n"' in source
+        assert settings.by_protocol.lmms.pixels.longest_edge == 1605632
+        assert 'system_prompt: Optional[str] = "You are a helpful assistant."' in source
+        assert "You are a helpful assistant." in settings.load.prompt
+    else:  # stop strings are not read
+        stops = {stop for name in DOCUMENTS for stop in stock_stops(name)}
+        assert stops <= set(settings.ignored_stops)
+
+
 def stock_stops(name):
     """Stop strings of a benchmark's stock task; none where it is run under ``paper`` only."""
     benchmark = composed(f"benchmark=[{name}]").benchmark[name]
@@ -430,6 +455,10 @@ def stock_stops(name):
         (["model=qwen2_5_vl_7b", "strategy=[visionzip]"], "has no CLS token"),
         (["model=qwen2_5_vl_7b", "strategy=[prumergeplus]"], "has no CLS token"),
         (["model=qwen2_5_vl_7b", "strategy=[cdpruner]"], "no CLIP text tower"),
+        (
+            ["model=internvl3_8b", "strategy=[visionzip]", "budget=[65]"],
+            "one of .*divprune, .*random",
+        ),
         (["model=llava_next_7b", "budget=[64]"], "multiple of 5, e.g. 60"),
         (["model=llava_1_5_7b", "protocol=papr"], "Did you mean 'paper'"),
         (["model=llava_1_5_7b", "budget=[577]"], "more than the 576 visual tokens"),

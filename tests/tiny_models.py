@@ -251,7 +251,7 @@ def build(kind, dtype=torch.float32, attention="sdpa", layers=2):
             cls = LlavaNextForConditionalGeneration
     config._attn_implementation = attention
     torch.manual_seed(0)
-    model = sensitive(cls(config).eval()).to(dtype)
+    model = sensitive(cls(config).eval(), seed=int(kind == "smolvlm")).to(dtype)
     model.generation_config.eos_token_id = token("</s>")
     model.generation_config.pad_token_id = token("<pad>")
     return model
@@ -304,6 +304,11 @@ def adapter(kind, dtype=torch.float32, attention="sdpa"):
         return LlavaOnevisionAdapter(model, tokenizer(), processor(kind), prompt, geometry="native")
     geometry = kind.removeprefix("next_")
     return LlavaNextAdapter(model, tokenizer(), processor(kind), prompt, geometry=geometry)
+
+
+def of_patches(visual):
+    """The tokens of an image without the text markers between its tiles."""
+    return visual.embeds if visual.patches is None else visual.embeds[visual.patches >= 0]
 
 
 @lru_cache

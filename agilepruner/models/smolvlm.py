@@ -10,7 +10,12 @@ from torch import Tensor
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from agilepruner.models.base import Visual, stack
-from agilepruner.models.hugging_face import HuggingFaceAdapter, content_seed, load_checkpoint
+from agilepruner.models.hugging_face import (
+    HuggingFaceAdapter,
+    Prepared,
+    content_seed,
+    load_checkpoint,
+)
 from agilepruner.models.internvl import InternVLAdapter
 from agilepruner.models.tower import Tower
 from agilepruner.strategies.base import Selection, VisualTokens
@@ -101,25 +106,31 @@ class SmolVLMAdapter(InternVLAdapter):
         assert isinstance(tokens, MarkedTokens)
         return tokens.order.numel()
 
+    def prepare(self, image: Image.Image) -> Prepared:
+        batch = self.image_processor(
+            images=[[image]], return_tensors="pt", return_row_col_info=True
+        )
+        return Prepared(batch, content_seed(image))
+
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], needs: frozenset[str]) -> list[VisualTokens]:
-        settings = {"return_tensors": "pt", "return_row_col_info": True}
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[VisualTokens]:
         # One by one: the processor pads several images to the same number of tiles.
-        batches = [self.image_processor(images=[[image]], **settings) for image in images]
-        tiles = [batch["pixel_values"][0] for batch in batches]
+        prepared = prepared or [self.prepare(image) for image in images]
+        tiles = [each.batch["pixel_values"][0] for each in prepared]
         captured = self.see(torch.cat(tiles), needs)
         encoded: list[VisualTokens] = []
         start = 0
-        for image, batch, part in zip(images, batches, tiles):
+        for each, part in zip(prepared, tiles):
             rows = slice(start, start := start + len(part))
-            encoded.append(
-                MarkedTokens(
-                    self.grid,
-                    seeds=tuple(content_seed(image, tile) for tile in range(len(part))),
-                    order=self.order(int(batch["rows"][0][0]), int(batch["cols"][0][0])),
-                    **{name: value[rows] for name, value in captured.items()},
-                )
-            )
+            cut = (int(each.batch[name][0][0]) for name in ("rows", "cols"))
+            fields = {name: value[rows] for name, value in captured.items()}
+            seeds = each.seeds(len(part))
+            encoded.append(MarkedTokens(self.grid, seeds=seeds, order=self.order(*cut), **fields))
         return encoded
 
     @torch.inference_mode()
