@@ -31,6 +31,12 @@ ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "evals" / "suite" / "data"
 MODEL = "llava-hf/llava-1.5-7b-hf"
 LAYERS = 12
+FAMILIES = {
+    "llava_onevision_7b": "onevision",
+    "qwen3_vl_8b": "qwen3",
+    "internvl3_8b": "internvl",
+    "smolvlm2_2b": "smolvlm",
+}
 # Benchmark -> the split that is scored, and those that the data set has besides.
 SPLITS = {
     "vqav2": ("validation", "testdev", "test"),
@@ -83,6 +89,12 @@ def hub(tmp_path_factory):
     tiny.build("llava", layers=LAYERS).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     hub.put("models", MODEL, {path.name: path.read_bytes() for path in folder.iterdir()})
+    for name, kind in FAMILIES.items():
+        folder = tmp_path_factory.mktemp(kind)
+        for part in (tiny.build(kind), tiny.tokenizer(), tiny.processor(kind)):
+            part.save_pretrained(folder)
+        path = composed(f"model={name}").model.load.path
+        hub.put("models", path, {file.name: file.read_bytes() for file in folder.iterdir()})
     repositories = {}
     settings = composed("table=llava_1_5_7b").benchmark
     for name in SPLITS:
@@ -204,6 +216,32 @@ def test_two_ranks_of_torchrun_give_the_table_of_one(hub, home, alone, tmp_path)
     assert out == alone[1]  # one rank prints
     writers = {path.name for path in (tmp_path / "t").glob("cells/*/journal.*.jsonl")}
     assert len(writers) == 2, err  # and both answered
+
+
+LOADED = """
+import json, sys
+import tiny_models as tiny
+from omegaconf import OmegaConf
+from plans import composed
+from agilepruner.runner.run import load_model
+from agilepruner.strategies.base import keep_all
+for name, kind in json.loads(sys.argv[1]).items():
+    words = ["protocol=paper", "model.load.dtype=float32", "model.load.device=cpu"]
+    config = composed(f"model={name}", *words, *tiny.SMALL[kind]).model
+    adapter = load_model(OmegaConf.to_container(config, resolve=True))
+    (tokens,) = adapter.encode(tiny.images()[:1], adapter.provides)
+    visual = adapter.embed(tokens, keep_all(tokens))
+    (answer,) = adapter.generate([adapter.tokenize("w3")], [visual], 2)
+    provides = sorted(adapter.provides) == sorted(config.provides)
+    print(json.dumps([name, provides, adapter.offered(tokens) == answer.visual[0]]))
+"""
+
+
+def test_every_family_is_loaded_from_the_hub_by_its_own_name(hub, home):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    words = ["-c", LOADED, json.dumps(FAMILIES)]
+    [(out, _)] = finished(start(hub, home, words, PYTHONPATH=path))
+    assert [json.loads(line) for line in out.splitlines()] == [[n, True, True] for n in FAMILIES]
 
 
 IDENTIFY = """

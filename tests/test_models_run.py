@@ -21,27 +21,6 @@ MODELS = {
     "internvl3_8b": ("internvl", 80, 40, 8, 5),
     "smolvlm2_2b": ("smolvlm", None, 40, 8, 5),
 }
-# What of a config is that of the real checkpoint's pictures.
-SMALL = {
-    "qwen": [
-        "model.visual_tokens=144",
-        "model.load.image_processor.size={shortest_edge: 112896, longest_edge: 112896}",
-    ],
-    "qwen3": [
-        "model.visual_tokens=110",
-        "model.by_protocol.paper.pixels={shortest_edge: 112896, longest_edge: 112896}",
-    ],
-    "onevision": [
-        "model.visual_tokens=320",
-        "model.by_protocol.paper.image_processor.image_grid_pinpoints=[[224,224]]",
-    ],
-    "internvl": ["model.visual_tokens=80"],
-    "smolvlm": [
-        *("model.visual_tokens=91", "model.tiles=5"),
-        "model.load.image_processor.size.longest_edge=224",
-        "model.load.image_processor.max_image_size.longest_edge=112",
-    ],
-}
 
 # preprocessor_config.json of the llava-1.5 checkpoints on the hub: CLIP's, with a centre crop.
 CLIP_PROCESSOR = {
@@ -97,7 +76,7 @@ def run(name, kind, budget, protocol, suite, folder, strategy="agilepruner", mor
         f"results={folder / 'results'}",
         *more,
     ]
-    overrides += SMALL.get(kind, [])
+    overrides += tiny.SMALL.get(kind, [])
     if kind in ("qwen3", "onevision", "internvl", "smolvlm"):  # the checkpoint's own
         tiny.processor(kind).save_pretrained(folder / "model")
     tiny.build(kind).save_pretrained(folder / "model")

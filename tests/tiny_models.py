@@ -55,6 +55,27 @@ from agilepruner.models.qwen3_vl import Qwen3VLAdapter
 from agilepruner.models.smolvlm import SmolVLMAdapter
 
 KINDS = ("llava", "next_paper", "next_native", "qwen", "onevision", "qwen3", "internvl", "smolvlm")
+# Overrides of configs/model, protocol paper, for the sizes of the tiny models' pictures.
+SMALL = {
+    "qwen": [
+        "model.visual_tokens=144",
+        "model.load.image_processor.size={shortest_edge: 112896, longest_edge: 112896}",
+    ],
+    "qwen3": [
+        "model.visual_tokens=110",
+        "model.by_protocol.paper.pixels={shortest_edge: 112896, longest_edge: 112896}",
+    ],
+    "onevision": [
+        "model.visual_tokens=320",
+        "model.by_protocol.paper.image_processor.image_grid_pinpoints=[[224,224]]",
+    ],
+    "internvl": ["model.visual_tokens=80"],
+    "smolvlm": [
+        *("model.visual_tokens=91", "model.tiles=5"),
+        "model.load.image_processor.size.longest_edge=224",
+        "model.load.image_processor.max_image_size.longest_edge=112",
+    ],
+}
 WORDS = [f"w{i}" for i in range(180)]
 SPECIAL = ["<s>", "</s>", "<pad>", "<image>", "<|image_pad|>", "<|vision_start|>"]
 SPECIAL += ["<|vision_end|>", "<|video_pad|>", "<IMG_CONTEXT>"]
