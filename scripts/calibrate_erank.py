@@ -1,21 +1,29 @@
 """Measure erank_avg of a model: the mean effective rank of its projected visual tokens.
 
     python scripts/calibrate_erank.py model=demo [+images=200] [+seed=3]
+    python scripts/calibrate_erank.py model=llava_1_5_7b +directory=PATH +images=2000 +write=true
 
 AgilePruner scales its thresholds by erank / erank_avg, so erank_avg belongs to the model and to the
 images it will see. For LLaVA-1.5-7B the release has 90. This measures it, as the released code
 computes the effective rank, on scenes of a seed that no suite uses (or, with suite=local or hub, on
-the images of the chosen benchmark), and prints the line for configs/model/<name>.yaml.
+the images of the chosen benchmark, or with +directory=PATH on the images in and below a directory,
+drawn by the seed), and prints the line for configs/model/<name>.yaml; +write=true puts it there,
+with where it is from. The paper took LLaVA's training set; another source than the release says 95.
 """
 
+import random
+import re
 import sys
+from pathlib import Path
 
 import hydra
 import torch
 from omegaconf import DictConfig, open_dict
+from PIL import Image
 
 from agilepruner.cli import CONFIGS
 from agilepruner.complexity import effective_rank
+from agilepruner.errors import UserError
 from agilepruner.runner.answer import chunks
 from agilepruner.runner.plan import identify, plan
 from agilepruner.runner.run import load_model
@@ -27,8 +35,15 @@ def main(config: DictConfig) -> None:
 
     with open_dict(config):  # this script's own settings
         count, seed = config.pop("images", 200), config.pop("seed", 3)
+        directory, write = config.pop("directory", None), config.pop("write", False)
     run = plan(config)
-    if config.suite.name == "embedded":
+    if directory:
+        images, source_words = (
+            images_in(Path(directory), count, seed),
+            f"images of {Path(directory).resolve().name} (seed {seed})",
+        )
+    elif config.suite.name == "embedded":
+        source_words = f"scenes of seed {seed}"
         from evals.suite import scenes
         from evals.suite.build import SEEDS_PER_SUITE
 
@@ -36,6 +51,7 @@ def main(config: DictConfig) -> None:
         made = (scenes.make(first + i) for i in range(2 * count))
         images = [scene.image for scene in made if not scene.destroyed][:count]
     else:
+        source_words = f"images of {next(iter(run.config['benchmark']))}"
         name, settings = next(iter(run.config["benchmark"].items()))
         source = identify(run).sources[name]
         benchmark = tasks.load(name, settings, source, run.config["protocol"], count)
@@ -50,8 +66,34 @@ def main(config: DictConfig) -> None:
         ]
     )
     error = float(ranks.std() / len(ranks) ** 0.5)
-    print(f"# mean of {len(ranks)} images, standard error {error:.2f}, deviation {ranks.std():.1f}")
-    print(f"erank_avg: {ranks.mean():.1f}")
+    said = f"measured: scripts/calibrate_erank.py on {len(ranks)} {source_words}"
+    line = f"erank_avg: {ranks.mean():.1f}  # {said}, standard error {error:.2f}"
+    print(f"# deviation over images {ranks.std():.1f}")
+    print(line)
+    if write:
+        written(CONFIGS / "model" / f"{run.config['model']['name']}.yaml", line)
+
+
+def images_in(directory: Path, count: int, seed: int) -> list[Image.Image]:
+    """``count`` images in and below a directory, drawn by a seed.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = set(Image.registered_extensions())
+    paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in known)
+    if not paths:
+        raise UserError(f"{directory} holds no images. Give a directory of image files.")
+    chosen = random.Random(seed).sample(paths, min(count, len(paths)))
+    return [Image.open(path).convert("RGB") for path in sorted(chosen)]
+
+
+def written(config: Path, line: str) -> None:
+    """Put the line in the place of a model config's ``erank_avg``, or at its end."""
+    text = config.read_text(encoding="utf-8")
+    new, found = re.subn(r"^erank_avg:.*$", lambda _: line, text, flags=re.M)
+    config.write_text(new if found else f"{text.rstrip()}\n{line}\n", encoding="utf-8")
+    print(f"# written to {config}")
 
 
 if __name__ == "__main__":
