@@ -379,7 +379,7 @@ def test_a_changed_metric_replays_journals_without_a_model(finished, monkeypatch
 
 def test_a_benchmark_that_cannot_be_had_is_in_the_report_until_it_can(finished):
     """Its cells have no documents in their identity, and rows that say why."""
-    run = identify(planned(finished, *GRID, "strategy=[fastervlm,uniform]"))
+    run = identify(planned(finished, *GRID[:-1], "strategy=[fastervlm,uniform]"))
     cells = [replace(c, identity={**c.identity, "documents": None}) for c in run.cells]
     cells = [replace(c, key=identity.digest(c.identity)) for c in cells if c.benchmark == "mme"]
     outcome = running.execute(replace(run, cells=cells, failed={"mme": "not on the hub"}))
