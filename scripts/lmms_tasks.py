@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 import lmms_eval
-import yaml
+from omegaconf import OmegaConf
 
 from agilepruner.places import CONFIGS, project
 
@@ -21,8 +21,7 @@ NAMES = ("vqav2", "vizwiz", "scienceqa_img", "textvqa", "pope", "mme")
 
 def task(name: str, data: Path) -> dict:
     """The YAML of one benchmark's task: lmms-eval's file, other documents."""
-    with open(CONFIGS / "benchmark" / f"{name}.yaml", encoding="utf-8") as file:
-        published = yaml.safe_load(file)["protocols"]["lmms"]["task"]
+    published = OmegaConf.load(CONFIGS / "benchmark" / f"{name}.yaml").protocols.lmms.task
     path = Path(lmms_eval.__file__).parent / "tasks" / published
     splits = [
         line.split(":")[1].strip()
@@ -43,7 +42,7 @@ def write(folder: Path, data: Path) -> None:
     """Write the YAML files of every benchmark."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        text = yaml.safe_dump(task(name, data), sort_keys=False)
+        text = OmegaConf.to_yaml(OmegaConf.create(task(name, data)))
         (folder / f"embedded_{name}.yaml").write_text(text, encoding="utf-8")
 
 

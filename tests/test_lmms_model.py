@@ -1,7 +1,6 @@
 """lmms-eval runs our models and strategies, and gives the answers that a run of ours gives."""
 
 import json
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +12,7 @@ from agilepruner.commands import export_samples
 from agilepruner.errors import UserError
 from agilepruner.lmms_model import Pruned
 from agilepruner.report.frames import entries_of
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+from scripts import lmms_tasks
 
 
 def test_lmms_eval_finds_the_model_by_its_name():
@@ -83,7 +81,6 @@ def test_several_processes_are_refused(monkeypatch):
 
 
 def test_tasks_over_the_embedded_suite_are_lmms_evals_own(tmp_path):
-    import lmms_tasks
     from lmms_eval.tasks import TaskManager
 
     from agilepruner.places import project

@@ -368,7 +368,8 @@ def strategy_of(data: Mapping[str, Any]) -> Strategy:
     """A strategy from the plain data of an identity.
 
     Raises:
-        UserError: its class is no longer there, or has other hyper-parameters.
+        UserError: its class is no longer there, has other hyper-parameters, or is no strategy: a
+            journal may come from anywhere, and what it names is called.
     """
     module, _, name = data["class"].rpartition(".")
     values = {
@@ -378,6 +379,9 @@ def strategy_of(data: Mapping[str, Any]) -> Strategy:
     }
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     try:
-        return getattr(importlib.import_module(module), name)(**values)
+        found = getattr(importlib.import_module(module), name)
+        if not (isinstance(found, type) and issubclass(found, Strategy)):
+            raise TypeError("it is no strategy")
+        return found(**values)
     except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"The strategy {data['class']} of this journal: {error}.") from error
