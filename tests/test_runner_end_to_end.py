@@ -384,7 +384,7 @@ def test_a_benchmark_that_cannot_be_had_is_in_the_report_until_it_can(finished):
     cells = [replace(c, key=identity.digest(c.identity)) for c in cells if c.benchmark == "mme"]
     outcome = running.execute(replace(run, cells=cells, failed={"mme": "not on the hub"}))
     assert {row.error for row in outcome.rows} == {"not on the hub"}
-    rows = [r for r in together(running.rows_in(run.directory)) if r.benchmark == "mme"]
+    rows = [r for r in together(stored.rows_in(run.directory)) if r.benchmark == "mme"]
     status = {(row.strategy, row.budget): row.status for row in rows}
     assert status["fastervlm", 64] == "done"  # it was answered when it could be had
     assert status["uniform", 64] == "failed"
