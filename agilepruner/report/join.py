@@ -106,7 +106,8 @@ def other_model(row: Row, standard: Row) -> str:
 def other_documents(row: Row, standard: Row) -> str:
     """Why a row's documents or questions are others than the column's; empty where not."""
     own, their = row.identity, standard.identity
-    if own.get("documents") != their.get("documents"):
+    known = own.get("documents"), their.get("documents")  # None: they could not be had
+    if None not in known and known[0] != known[1]:
         return "other documents, or another revision of them"
     keys = [key for key in ASKED if own.get(key) != their.get(key)]
     return f"asked or scored otherwise ({', '.join(keys)})" if keys else ""
