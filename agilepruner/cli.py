@@ -180,9 +180,12 @@ def _analyse(planned: Any, rows: list[Any]) -> list[str]:
 def _log(planned: Any, rows: list[Any]) -> None:
     settings = planned.config["logger"]
     if settings["kind"] == "wandb":
-        from agilepruner.report.wandb import log_rows
+        from agilepruner.documents import OnDisk
+        from agilepruner.report.wandb import log_rows, log_tables
 
-        log_rows(rows, settings["project"], settings["group"], settings["mode"], planned.directory)
+        where = settings["project"], settings["group"], settings["mode"], planned.directory
+        log_rows(rows, *where)
+        log_tables(rows, *where, OnDisk([planned.directory]))
 
 
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:

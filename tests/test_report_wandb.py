@@ -1,5 +1,6 @@
 """W&B: what was logged offline is read back from its files."""
 
+import io
 import json
 import logging
 import sys
@@ -8,9 +9,20 @@ from collections import defaultdict
 import pytest
 import synthetic_rows as made
 import wandb
+from PIL import Image
 
 from agilepruner.errors import UserError
-from agilepruner.report.wandb import _tags, check, log_rows
+from agilepruner.report.lines import build_tables
+from agilepruner.report.wandb import (
+    MOST_FLIPS,
+    _tags,
+    check,
+    flips_of,
+    log_rows,
+    log_tables,
+    overlay,
+)
+from agilepruner.runner.journal import Entry
 
 
 def read_back(directory):
@@ -182,3 +194,39 @@ def test_without_wandb_the_fix_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="Choose one of: auto, online, offline"):
         check("on")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_table_is_a_run_with_averages_flips_and_the_reports_files(tmp_path):
+    rows = made.rows()
+    (tmp_path / "cells.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "dashboard.html").write_text("<p>page</p>")
+    assert log_tables(rows, "agilepruner", "sweep", "offline", tmp_path) >= 1
+    assert log_tables(rows, "agilepruner", "sweep", "offline", tmp_path) == 0  # nothing is new
+    runs = read_back(tmp_path)
+    name, (config, history) = next(iter(runs.items()))
+    assert name.startswith("table-")
+    table = build_tables(rows)[0]
+    assert config["model"] == table.model
+    for line in table.lines:
+        value = table.average(line).value
+        if value is not None:
+            assert history[f"average/{line.strategy}@{line.budget}"] == [pytest.approx(value)]
+    (flips,) = history["flips/nrows"]
+    assert flips == len(flips_of(table)) <= MOST_FLIPS
+    assert history["page/_type"] == ["html-file"]
+
+
+def test_a_failure_while_a_table_is_logged_is_a_warning(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", Broken("init"))
+    assert log_tables(made.rows(), "agilepruner", "sweep", "auto", tmp_path) == 0
+    assert "RuntimeError: init failed" in caplog.text
+
+
+def test_an_overlay_darkens_what_was_not_kept():
+    out = io.BytesIO()
+    Image.new("RGB", (20, 10), "white").save(out, "PNG")
+    # The grid covers the square in the middle; its upper left patch was kept.
+    entry = Entry(0, "yes", grid=[2, 2], kept={"bits": "gA=="}, view=[0.25, 0, 0.75, 1])
+    image = overlay(out.getvalue(), entry)
+    assert image.getpixel((6, 2)) == (255, 255, 255)
+    assert {image.getpixel(at) for at in ((12, 2), (6, 7), (2, 2), (18, 2))} == {(63, 63, 63)}

@@ -1,4 +1,4 @@
-"""Weights & Biases as a sink: one run per cell, written after the cell is stored.
+"""Weights & Biases as a sink: one run per cell and one per table, written after they are stored.
 
 Nothing is ever read back from W&B; the rows are the record. A cell is logged once: a marker in the
 directory holds what was sent, so a second call sends only what is new or has changed.
@@ -6,21 +6,32 @@ directory holds what was sent, so a second call sends only what is new or has ch
 
 import hashlib
 import importlib.util
+import io
 import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from agilepruner.errors import UserError
-from agilepruner.report.flips import cell_numbers
-from agilepruner.report.lines import build_tables, columns_of
+from agilepruner.report.dashboard.documents import Reader
+from agilepruner.report.flips import Flips, cell_numbers
+from agilepruner.report.frames import kept_in
+from agilepruner.report.lines import Table, build_tables, columns_of
+from agilepruner.runner.journal import Entry
 from agilepruner.runner.rows import Row, write_atomically
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline")
 TAG = 64  # characters that W&B allows a tag
+MOST_FLIPS = 200  # in a table's run
+FLIP = ["strategy", "budget", "benchmark", "document", "change"]
 
 
 def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory: Path) -> int:
@@ -103,18 +114,12 @@ def _log(
 ) -> None:
     """Write one run: identity as config, one history step of scalars."""
     run = wandb.init(
-        project=project,
-        group=group,
-        job_type=row.benchmark,
         id=row.id,
-        resume="allow" if mode == "online" else None,
+        job_type=row.benchmark,
         name=f"{row.strategy}@{row.budget} {row.benchmark}",
         tags=_tags(row.model, row.suite, row.protocol, row.family),
         config=identity,
-        mode=mode,
-        dir=str(directory),
-        reinit="finish_previous",
-        settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+        **_settings(wandb, project, group, mode, directory),
     )
     try:
         run.log(scalars)
@@ -122,6 +127,194 @@ def _log(
         run.finish(exit_code=1)
         raise
     run.finish()
+
+
+def _settings(wandb: Any, project: str, group: str, mode: str, directory: Path) -> dict[str, Any]:
+    """What every run of W&B is started with."""
+    return {
+        "project": project,
+        "group": group,
+        "mode": mode,
+        "resume": "allow" if mode == "online" else None,
+        "dir": str(directory),
+        "reinit": "finish_previous",
+        "settings": wandb.Settings(console="off", silent=True, x_disable_stats=True),
+    }
+
+
+def log_tables(
+    rows: Iterable[Row],
+    project: str,
+    group: str,
+    mode: str,
+    directory: Path,
+    reader: Reader | None = None,
+) -> int:
+    """Log one run per table: relative averages, flips with pictures, the report's files.
+
+    Args:
+        rows: cells.
+        project: as for cells.
+        group: as for cells.
+        mode: as for cells.
+        directory: of the report, whose CSV files and page go along where they are there.
+        reader: what documents look like; None: flips have no question and no picture.
+
+    Returns:
+        How many tables were logged: one whose numbers were logged before is not sent again. A
+        failure of W&B is a warning.
+
+    Raises:
+        UserError: wandb is not installed, or the mode is unknown.
+    """
+    check(mode)
+    logged = 0
+    try:
+        wandb = importlib.import_module("wandb")
+        mode = _resolve(wandb, mode)
+        markers = directory / "wandb" / "logged"
+        markers.mkdir(parents=True, exist_ok=True)
+        for table in build_tables([row for row in rows if row.status == "done"]):
+            names = table.model, table.suite, table.protocol
+            known = sorted(row.id for row in table.rows)
+            averages = _averages(table)
+            content = json.dumps([project, group, names, known, averages], ensure_ascii=False)
+            name = hashlib.sha256(json.dumps([group, *names]).encode()).hexdigest()[:12]
+            marker = markers / f"table-{name}.json"
+            if marker.is_file() and marker.read_bytes() == content.encode():
+                continue
+            run = wandb.init(
+                id=f"table-{name}",
+                job_type="table",
+                name=" ".join(names),
+                tags=_tags(*names),
+                config={"model": table.model, "suite": table.suite, "protocol": table.protocol},
+                **_settings(wandb, project, group, mode, directory),
+            )
+            try:
+                run.log(_of_table(wandb, table, averages, directory, reader))
+                _attach(wandb, run, name, directory)
+            except Exception:
+                run.finish(exit_code=1)
+                raise
+            run.finish()
+            write_atomically(marker, content)
+            logged += 1
+    except Exception as error:  # whatever W&B raises: the rows are safe
+        cause = f"{type(error).__name__}: {error}"
+        log.warning("W&B: %s. `agilepruner wandb-sync` logs the rest later.", cause)
+    return logged
+
+
+def _averages(table: Table) -> list[list[Any]]:
+    """Strategy, label, budget, Average relative to vanilla and its spread over seeds, per line."""
+    found = []
+    for line in table.lines:
+        cell = table.average(line)
+        found.append([line.strategy, line.label, line.budget, cell.value, cell.spread])
+    return found
+
+
+def _of_table(
+    wandb: Any,
+    table: Table,
+    averages: list[list[Any]],
+    directory: Path,
+    reader: Reader | None,
+) -> dict[str, Any]:
+    """What the run of a table logs."""
+    columns = ["strategy", "label", "budget", "average", "spread"]
+    flips = flips_of(table)
+    shown = [[*flip.words, *_shown(wandb, flip, reader)] for flip in flips]
+    said = {
+        "averages": wandb.Table(columns=columns, data=averages),
+        "flips": wandb.Table(columns=[*FLIP, "question", "references", "kept"], data=shown),
+    }
+    page = directory / "dashboard.html"
+    if page.is_file():
+        said["page"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+    return said | {f"average/{line[0]}@{line[2]}": line[3] for line in averages if line[3]}
+
+
+def _attach(wandb: Any, run: Any, name: str, directory: Path) -> None:
+    """The report's CSV files as an artifact."""
+    files = sorted(directory.glob("*.csv"))
+    if files:
+        artifact = wandb.Artifact(f"report-{name}", type="report")
+        for path in files:
+            artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A unit that pruning made right or wrong. row: the cell; unit: which of its units."""
+
+    row: Row
+    unit: int
+    right: bool
+
+    @property
+    def document(self) -> int:
+        """Index of the unit's first document."""
+        return self.unit if self.row.documents is None else self.row.documents[self.unit]
+
+    @property
+    def words(self) -> list[Any]:
+        """The columns ``FLIP``."""
+        row = self.row
+        change = "wrong to right" if self.right else "right to wrong"
+        return [row.label, row.budget, row.benchmark_label, self.document, change]
+
+
+def flips_of(table: Table) -> list[Flip]:
+    """At most ``MOST_FLIPS`` flips, cells in turn, so that each has some."""
+    flips = Flips(table)
+    queues = []
+    for line in table.lines:
+        for benchmark in line.rows:
+            for units in flips.units(line, benchmark)[:1]:  # of several seeds, the first
+                changed = [(int(u), False) for u in units.right_to_wrong.nonzero()[0]]
+                changed += [(int(u), True) for u in units.wrong_to_right.nonzero()[0]]
+                queues.append([Flip(units.row, unit, right) for unit, right in changed])
+    turns = (flip for turn in zip_longest(*queues) for flip in turn if flip is not None)
+    return list(islice(turns, MOST_FLIPS))
+
+
+def _shown(wandb: Any, flip: Flip, reader: Reader | None) -> list[Any]:
+    """Question, references, and the picture with what was kept; None for what cannot be had."""
+    found = list(reader.looks(flip.row, [flip.document])) if reader else []
+    if not found or reader is None:
+        return [None, None, None]
+    _, look = found[0]
+    said = reader.said(flip.row, [flip.document]).get(flip.document)
+    question = "\n".join(asked[1] for asked in look.asked)
+    references = "; ".join(", ".join(asked[2]) for asked in look.asked)
+    image = None
+    if look.picture is not None and said is not None:
+        image = wandb.Image(overlay(look.picture.data, said.entry), caption=said.entry.answer)
+    return [question, references, image]
+
+
+def overlay(picture: bytes, entry: Entry) -> Image.Image:
+    """A picture with the patches darkened that the language model was not given.
+
+    Args:
+        picture: an encoded image.
+        entry: the answer, whose first tile is drawn.
+    """
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    rows, columns = entry.grid or (1, 1)
+    there = np.zeros(rows * columns, dtype=np.uint8)
+    patches = kept_in(entry).patches
+    there[[patch for patch in patches if 0 <= patch < rows * columns]] = 255
+    left, top, right, bottom = entry.view or (0, 0, 1, 1)
+    size = round((right - left) * image.width), round((bottom - top) * image.height)
+    mask = Image.new("L", image.size, 0)
+    seen = Image.fromarray(there.reshape(rows, columns)).resize(size, Image.Resampling.NEAREST)
+    mask.paste(seen, (round(left * image.width), round(top * image.height)))
+    dark = Image.blend(image, Image.new("RGB", image.size), 0.75)
+    return Image.composite(image, dark, mask)
 
 
 def _tags(*names: str) -> list[str]:
