@@ -105,8 +105,8 @@ OURS = {"agilepruner", "evals", "scripts", "tests"}
     [
         ("agilepruner", []),
         ("evals", ["demo"]),
-        ("scripts", ["demo", "dev"]),
-        ("tests", ["test", "dev"]),
+        ("scripts", ["demo", "dev", "wandb"]),
+        ("tests", ["test", "dev", "wandb"]),
     ],
 )
 def test_what_is_imported_is_declared(folder, extras):
