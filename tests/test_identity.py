@@ -420,3 +420,15 @@ def test_an_entry_is_an_answer_or_an_error():
     ):
         with pytest.raises(TypeError):
             Entry(**wrong)
+
+
+def test_a_library_of_another_environment_is_no_users_code(tmp_path, monkeypatch):
+    """Found over PYTHONPATH or a .pth file, say; its version tells it, not its sources."""
+    place = tmp_path / "lib" / "python3" / "site-packages" / "elsewhere_installed"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("import torch\n")
+    own = tmp_path / "own_code.py"
+    own.write_text("import elsewhere_installed\n")
+    monkeypatch.syspath_prepend(place.parent)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert identity.closure(["own_code"]) == {"own_code": own}

@@ -199,7 +199,7 @@ def _source(name: str, root: Path | None) -> Path | None:
         where = str(folders[0]) if folders else str(alone)
         if alone is not None and alone.suffix != ".py":
             return None  # built in, or compiled
-        if top not in OURS and where.startswith(_libraries()):
+        if top not in OURS and _installed(where):
             return None
     if alone is not None:
         return alone if not parts else None
@@ -209,6 +209,12 @@ def _source(name: str, root: Path | None) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+def _installed(where: str) -> bool:
+    """Whether a path is a library's, of this environment or of another one on the search path."""
+    installed = {"site-packages", "dist-packages"} & set(Path(where).parts)
+    return bool(installed) or where.startswith(_libraries())
 
 
 @cache
