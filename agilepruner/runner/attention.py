@@ -6,13 +6,12 @@ lines are gone loses the overlay of its pages and nothing else.
 
 import base64
 import logging
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from agilepruner.runner.journal import sealed, unsealed
+from agilepruner.runner.image_lines import add_lines, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +56,13 @@ class Attention:
 
         A page can do without them: that a disk is full is for the journal to say, with an end.
         """
-        lines = [sealed({"image": key, "levels": text}, self.name) for key, text in levels.items()]
+        records = [{"image": key, "levels": text} for key, text in levels.items()]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab", buffering=0) as file:
-                torn = file.tell() and not _ends_whole(self.path)
-                file.write((b"\n" if torn else b"") + b"".join(lines))
+            add_lines(self.path, self.name, records)
         except OSError as error:
             log.warning("%s cannot be written (%s): pages lack the overlay", self.path, error)
         if self._known is not None:
             self._known |= set(levels)
-
-
-def _ends_whole(path: Path) -> bool:
-    """Whether the last line of a file that is not empty is whole."""
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
 
 
 def read_attention(folder: Path, name: str) -> dict[str, str]:
@@ -84,9 +73,7 @@ def read_attention(folder: Path, name: str) -> dict[str, str]:
         name: what the images are filed under.
     """
     found: dict[str, str] = {}
-    for path in sorted(folder.glob(f"{name}.*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            data = unsealed(line, name) if line else None
-            if data is not None and isinstance(data.get("levels"), str):
-                found.setdefault(str(data.get("image")), data["levels"])
+    for data in read_lines(folder, name):
+        if isinstance(data.get("levels"), str):
+            found.setdefault(str(data.get("image")), data["levels"])
     return found

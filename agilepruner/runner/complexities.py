@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agilepruner.runner.journal import sealed, unsealed
+from agilepruner.runner.image_lines import add_lines, read_lines
 
 FOLDER = "complexity"
 
@@ -43,12 +43,9 @@ class Complexities:
     def read(self) -> dict[str, Measured]:
         """Image key -> what was measured, of every line that can be believed."""
         found: dict[str, Measured] = {}
-        for path in sorted(self.path.parent.glob(f"{self.name}.*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                data = unsealed(line, self.name) if line else None
-                if data is not None:
-                    said = data["complexity"], data["tiles"], data["room"]
-                    found.setdefault(data["image"], Measured(*said))
+        for data in read_lines(self.path.parent, self.name):
+            said = data["complexity"], data["tiles"], data["room"]
+            found.setdefault(data["image"], Measured(*said))
         return found
 
     def add(self, found: Mapping[str, Measured]) -> None:
@@ -57,7 +54,5 @@ class Complexities:
         Raises:
             OSError: the disk is full or cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [sealed({"image": k, **asdict(one)}, self.name) for k, one in found.items()]
-        with open(self.path, "ab") as file:
-            file.write(b"\n" + b"".join(lines))  # after what a kill may have torn
+        records = [{"image": key, **asdict(one)} for key, one in found.items()]
+        add_lines(self.path, self.name, records)
