@@ -69,12 +69,12 @@ class OnDisk:
 
         key = images_name(row.identity)
         if self._open is None or self._open[0] != key:
-            config, source = self._source(row)
+            config, source = self.source(row)
             benchmark = config["benchmark"][row.benchmark]
             self._open = key, Looks(benchmark, source, config["protocol"])
         return self._open[1]
 
-    def _source(self, row: Row) -> tuple[Mapping[str, Any], Any]:
+    def source(self, row: Row) -> tuple[Mapping[str, Any], Any]:
         """The config that a row's cell was answered under, and the files of its documents."""
         from agilepruner.runner.stored import local_source, suite_here
 

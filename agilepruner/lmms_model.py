@@ -22,7 +22,7 @@ from PIL import Image
 
 from agilepruner.errors import UserError, unknown
 from agilepruner.places import CONFIGS
-from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings
+from agilepruner.runner.answer import Answering
 from agilepruner.runner.journal import Journal
 from evals.tasks import Document
 
@@ -107,6 +107,7 @@ class Pruned(lmms):
         words += [f"model.load.path='{pretrained}'"] if pretrained else []
         if device is not None and not device.startswith("cuda"):
             words.append(f"model.load.device={device}")
+        words.append(f"batch_size={batch_size if str(batch_size).isdecimal() else 1}")
         words += [f"{key}={value}" for key, value in settings.items()]
         planned = plan(composed(words))
         if len(planned.cells) != 1:
@@ -114,7 +115,6 @@ class Pruned(lmms):
         self.config = planned.config
         self.cell = replace(planned.cells[0], key=NAME)
         self.adapter = load_model(self.config["model"])
-        self.batch_size = int(batch_size) if str(batch_size).isdecimal() else 1
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Answers in the order of the requests.
@@ -141,17 +141,9 @@ class Pruned(lmms):
         return answers
 
     def _answer(self, asked: Requests, task: str) -> list[str]:
-        from agilepruner.runner.run import workers
+        from agilepruner.runner.run import settings_of
 
-        model = self.config["model"]
-        settings = Settings(
-            images_per_window=self.config["images_per_window"],
-            batch_size=self.batch_size,
-            workers=workers(self.config["workers"], self.adapter),
-            most_new_tokens=model["max_new_tokens"],
-            default_new_tokens=model.get("default_new_tokens", DEFAULT_NEW_TOKENS),
-            ignored_stops=tuple(model.get("ignored_stops", ())),
-        )
+        settings = settings_of(self.config, self.adapter)
         with TemporaryDirectory(prefix="agilepruner-") as folder:
             journal = Journal(Path(folder), self.cell.id)
             benchmark: Any = asked

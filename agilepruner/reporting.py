@@ -140,3 +140,17 @@ def show(text: str) -> None:
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         log.error("the result could not be printed (%s); it is in the results directory", error)
+
+
+def finished_rows(directory: Path) -> list[Any]:
+    """The finished rows of a run that stand in tables.
+
+    Raises:
+        UserError: it has none.
+    """
+    from agilepruner.runner.stored import rows_in
+
+    rows = [row for row in together(rows_in(directory)) if row.status == "done"]
+    if not rows:
+        raise UserError(f"{directory} has no finished cells.")
+    return rows

@@ -43,10 +43,7 @@ def sections() -> dict[str, list[Any]]:
             x=wr.SummaryMetric("hallucination/recall"),
             y=wr.SummaryMetric(key),
         )
-        for key, said in (
-            ("hallucination/chair_s", "Captions that hallucinate"),
-            ("hallucination/chair_i", "Mentions that do"),
-        )
+        for key, said in HALLUCINATION.items()
     ]
     changed = [
         wr.ScatterPlot(
@@ -55,10 +52,7 @@ def sections() -> dict[str, list[Any]]:
             y=wr.SummaryMetric(f"changed/{key}"),
             log_x=True,
         )
-        for key, said in (
-            ("right_to_wrong", "Right to wrong"),
-            ("wrong_to_right", "Wrong to right"),
-        )
+        for key, said in CHANGES.items()
     ]
     return {
         "Accuracy by budget": [curve],

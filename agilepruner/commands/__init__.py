@@ -79,3 +79,15 @@ def directories(names: Sequence[str], usage: str, results: str = "results") -> l
         if name not in have:
             raise unknown("run", name, have)
     return [root / name for name in names]
+
+
+def one_directory(names: Sequence[str], usage: str, results: str = "results") -> Path:
+    """The directory of the one run that is named.
+
+    Raises:
+        UserError: none or several are named, or it is not there.
+    """
+    if len(names) > 1:
+        raise UserError(f"Name one run. Usage: {usage}")
+    (directory,) = directories(names, usage, results)
+    return directory

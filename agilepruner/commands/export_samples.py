@@ -8,19 +8,14 @@ def run(words: list[str]) -> int:
     """``agilepruner export-samples NAME [to=DIR]``: a folder per strategy and budget."""
     import logging
 
-    from agilepruner.commands import directories, parsed
+    from agilepruner.commands import one_directory, parsed
     from agilepruner.errors import NotFinished, UserError
-    from agilepruner.reporting import show, together
-    from agilepruner.runner.stored import rows_in
+    from agilepruner.reporting import finished_rows, show
 
     usage = "agilepruner export-samples NAME [to=DIR] [results=DIR]"
     names, settings = parsed(words, usage, ("to", "results"))
-    if len(names) > 1:
-        raise UserError(f"Name one run. Usage: {usage}")
-    (directory,) = directories(names, usage, settings.get("results", "results"))
-    rows = [row for row in together(rows_in(directory)) if row.status == "done"]
-    if not rows:
-        raise UserError(f"{directory} has no finished cells.")
+    directory = one_directory(names, usage, settings.get("results", "results"))
+    rows = finished_rows(directory)
     to = Path(settings.get("to", directory / "lmms_eval"))
     lines: dict[str, list[Any]] = {}
     for row in rows:
@@ -50,25 +45,21 @@ def _export(rows: list[Any], directory: Path, folder: Path) -> str:
     import json
     from time import localtime, strftime
 
+    from agilepruner.documents import OnDisk
     from agilepruner.report.frames import entries_of
-    from agilepruner.runner.journal import Journal
     from agilepruner.runner.rows import write_atomically
-    from agilepruner.runner.stored import folders, local_source, suite_here
+    from agilepruner.runner.stored import answered_at, folders
     from evals.samples import samples
 
     paths = {cell: path for path, cell in folders(directory)}
-    journals = [path for row in rows for path in paths[row.id].glob("journal.*.jsonl")]
-    stamp = strftime("%Y%m%d_%H%M%S", localtime(max(p.stat().st_mtime for p in journals)))
+    newest = max(answered_at(paths[row.id]) for row in rows)
+    stamp = strftime("%Y%m%d_%H%M%S", localtime(newest))
+    reader = OnDisk([directory])
     results: dict[str, Any] = {}
     counts: dict[str, Any] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for row in rows:
-        journal = Journal(paths[row.id], row.id)
-        journal.refresh()
-        assert journal.header is not None
-        config = journal.header["config"]
-        config = {**config, "suite": suite_here(config["suite"])}
-        source = local_source(config, row.benchmark, journal.header["identity"]["documents"])
+        config, source = reader.source(row)
         benchmark = config["benchmark"][row.benchmark]
         task = Path(benchmark["protocols"][row.protocol]["task"]).stem
         task = f"{row.suite}_{row.benchmark}" if row.synthetic else task

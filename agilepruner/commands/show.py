@@ -8,11 +8,10 @@ def run(words: list[str]) -> int:
     """``agilepruner show NAME benchmark=pope doc=17 [strategy=a,b] [budget=32,64]``."""
     from shutil import get_terminal_size
 
-    from agilepruner.commands import directories, parsed
+    from agilepruner.commands import one_directory, parsed
     from agilepruner.errors import UserError
     from agilepruner.report.terminal import document_text
-    from agilepruner.reporting import show, together
-    from agilepruner.runner.stored import rows_in
+    from agilepruner.reporting import finished_rows, show
 
     usage = (
         "agilepruner show NAME benchmark=NAME doc=NUMBER [strategy=A,B] [budget=32,64] "
@@ -20,12 +19,8 @@ def run(words: list[str]) -> int:
     )
     known = ("benchmark", "doc", "strategy", "budget", "results")
     names, settings = parsed(words, usage, known)
-    if len(names) > 1:
-        raise UserError(f"Name one run. Usage: {usage}")
-    (directory,) = directories(names, usage, settings.get("results", "results"))
-    rows = [row for row in together(rows_in(directory)) if row.status == "done"]
-    if not rows:
-        raise UserError(f"{directory} has no finished cells.")
+    directory = one_directory(names, usage, settings.get("results", "results"))
+    rows = finished_rows(directory)
     rows = _of("benchmark", settings.get("benchmark"), rows)
     if len({row.benchmark for row in rows}) > 1:
         have = ", ".join(sorted({row.benchmark for row in rows}))

@@ -3,9 +3,8 @@
 
 def run(words: list[str]) -> int:
     """``agilepruner wandb-sync NAME [project=] [group=] [mode=auto|online|offline]``."""
-    from agilepruner.commands import directories, parsed
+    from agilepruner.commands import one_directory, parsed
     from agilepruner.documents import OnDisk
-    from agilepruner.errors import UserError
     from agilepruner.report.wandb import log_rows, log_tables
     from agilepruner.reporting import joined, show
 
@@ -14,13 +13,11 @@ def run(words: list[str]) -> int:
         "[mode=auto|online|offline] [results=DIR]"
     )
     names, given = parsed(words, usage, ("project", "group", "mode", "results"))
-    if len(names) > 1:
-        raise UserError(f"Name one run. Usage: {usage}")
-    runs = directories(names, usage, given.get("results", "results"))
-    rows = joined(runs).rows
+    directory = one_directory(names, usage, given.get("results", "results"))
+    rows = joined([directory]).rows
     where = given.get("project", "agilepruner"), given.get("group", names[0])
-    mode, directory = given.get("mode", "auto"), runs[0]
+    mode = given.get("mode", "auto")
     cells = log_rows(rows, *where, mode, directory)
-    tables = log_tables(rows, *where, mode, directory, OnDisk(runs))
+    tables = log_tables(rows, *where, mode, directory, OnDisk([directory]))
     show(f"{cells} cells and {tables} tables were new to W&B; files: {directory / 'wandb'}")
     return 0

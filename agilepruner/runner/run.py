@@ -275,15 +275,7 @@ class _Work:
         self, adapter: Any, name: str, cells: list[Cell], on_progress: Callable[[int], None]
     ) -> Answering:
         config = self.run.config
-        settings = Settings(
-            images_per_window=config["images_per_window"],
-            batch_size=config["batch_size"],
-            workers=workers(config["workers"], adapter),
-            most_new_tokens=config["model"]["max_new_tokens"],
-            default_new_tokens=config["model"].get("default_new_tokens", DEFAULT_NEW_TOKENS),
-            ignored_stops=tuple(config["model"].get("ignored_stops", ())),
-            since=self.since,
-        )
+        settings = settings_of(config, adapter, self.since)
         answering = Answering(
             adapter,
             self.benchmarks[name],
@@ -467,7 +459,21 @@ def load_model(model: Mapping[str, Any]) -> Any:
     return get_method(model["load"]["_target_"])(**settings)
 
 
-def workers(wanted: int | None, adapter: Any) -> int:
+def settings_of(config: Mapping[str, Any], adapter: Any, since: float = 0.0) -> Settings:
+    """How a composed config has documents answered; failures before ``since`` are tried again."""
+    model = config["model"]
+    return Settings(
+        images_per_window=config["images_per_window"],
+        batch_size=config["batch_size"],
+        workers=_workers(config["workers"], adapter),
+        most_new_tokens=model["max_new_tokens"],
+        default_new_tokens=model.get("default_new_tokens", DEFAULT_NEW_TOKENS),
+        ignored_stops=tuple(model.get("ignored_stops", ())),
+        since=since,
+    )
+
+
+def _workers(wanted: int | None, adapter: Any) -> int:
     """Generation threads: one per core on a CPU, one on a GPU."""
     if wanted is not None:
         return wanted

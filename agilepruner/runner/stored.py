@@ -52,7 +52,7 @@ def folders(directory: Path) -> Iterator[tuple[Path, str]]:
 
 def rows_in(directory: Path) -> list[Row]:
     """Every row of a results directory that can be believed, the oldest answers first."""
-    found = [(_answered_at(folder), read_row(folder / "row.json", cell), folder.name)
+    found = [(answered_at(folder), read_row(folder / "row.json", cell), folder.name)
              for folder, cell in folders(directory)]  # fmt: skip
     known = [(at, name, row) for at, row, name in found if row is not None]
     return [row for *_, row in sorted(known, key=lambda each: each[:2])]
@@ -63,7 +63,8 @@ def repetitions(directory: Path) -> list[list[Row]]:
     return [rows_in(place) for place in sorted(directory.glob(NOISE.format("*")))]
 
 
-def _answered_at(folder: Path) -> float:
+def answered_at(folder: Path) -> float:
+    """When a cell's journals were last written, seconds since 1970; 0 where there is none."""
     return max((path.stat().st_mtime for path in folder.glob("journal.*.jsonl")), default=0.0)
 
 
@@ -102,7 +103,7 @@ def rescore(directory: Path) -> list[Row]:
                 continue
             row = _rescored(journal, folder, loaded)
             store(folder, row)
-            rows.append((_answered_at(folder), folder.name, row))
+            rows.append((answered_at(folder), folder.name, row))
     if not rows:
         raise UserError(f"{directory} holds no journals that this version can score.")
     return [row for *_, row in sorted(rows, key=lambda each: each[:2])]
