@@ -19,6 +19,7 @@ from agilepruner.models.base import Adapter, Generation, Visual
 from agilepruner.models.checkpoints import fetching, local
 from agilepruner.models.decoder import Prefill, shorten
 from agilepruner.models.text import PlainText
+from agilepruner.strategies.base import VisualTokens
 from agilepruner.strategies.decoder.schedule import DecoderStrategy
 
 
@@ -118,6 +119,21 @@ class HuggingFaceAdapter(Adapter):
                 f"the prompt holds {ids.count(self.image_token)} image placeholders, expected 1"
             )
         return ids
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        needs: frozenset[str],
+        prepared: Sequence[Prepared] | None = None,
+    ) -> list[VisualTokens]:
+        return self.encode_prepared(prepared or [self.prepare(image) for image in images], needs)
+
+    @abstractmethod
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], needs: frozenset[str]
+    ) -> list[VisualTokens]:
+        """One pass of the tower over what ``prepare`` made of the images; see ``encode``."""
 
     @torch.inference_mode()
     def generate(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -69,14 +68,9 @@ class InternVLAdapter(LlavaAdapter):
         """An equal share for each tile of the largest cut, whatever cut the image has."""
         return budget // self.most_tiles
 
-    @torch.inference_mode()
-    def encode(
-        self,
-        images: Sequence[Image.Image],
-        needs: frozenset[str],
-        prepared: Sequence[Prepared] | None = None,
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], needs: frozenset[str]
     ) -> list[VisualTokens]:
-        prepared = prepared or [self.prepare(image) for image in images]
         tiles = [each.batch["pixel_values"] for each in prepared]
         captured = self.see(torch.cat(tiles), needs)
         encoded = []

@@ -77,18 +77,13 @@ class LlavaAdapter(HuggingFaceAdapter):
         attentions = [each.self_attn for each in layers]
         return Tower(attentions, vision.num_attention_heads, layer, cls=True)
 
-    @torch.inference_mode()
-    def encode(
-        self,
-        images: Sequence[Image.Image],
-        needs: frozenset[str],
-        prepared: Sequence[Prepared] | None = None,
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], needs: frozenset[str]
     ) -> list[VisualTokens]:
-        prepared = prepared or [self.prepare(image) for image in images]
         captured = self.see(torch.cat([each.batch["pixel_values"] for each in prepared]), needs)
         seeds = tuple(each.seed for each in prepared)
         batch = VisualTokens(self.grid, seeds=seeds, **captured)
-        return [batch[i] for i in range(len(images))]
+        return [batch[i] for i in range(len(prepared))]
 
     @torch.inference_mode()
     def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:

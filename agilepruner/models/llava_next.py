@@ -87,15 +87,10 @@ class LlavaNextAdapter(LlavaAdapter):
         assert isinstance(tokens, TiledTokens)
         return tokens.order.numel()
 
-    @torch.inference_mode()
-    def encode(
-        self,
-        images: Sequence[Image.Image],
-        needs: frozenset[str],
-        prepared: Sequence[Prepared] | None = None,
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], needs: frozenset[str]
     ) -> list[VisualTokens]:
         # One by one: the processor pads several images to the same number of tiles.
-        prepared = prepared or [self.prepare(image) for image in images]
         pixels = [each.batch["pixel_values"][0] for each in prepared]
         sizes = [each.batch["image_sizes"][0] for each in prepared]
         captured = self.see(torch.cat(pixels), needs)

@@ -66,15 +66,6 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             self.environment["repetition_penalty"] = penalty
 
     @torch.inference_mode()
-    def encode(
-        self,
-        images: Sequence[Image.Image],
-        needs: frozenset[str],
-        prepared: Sequence[Prepared] | None = None,
-    ) -> list[VisualTokens]:
-        return self._see(prepared or [self.prepare(image) for image in images], needs)
-
-    @torch.inference_mode()
     def encode_at(self, images: Sequence[Image.Image], grid: tuple[int, int]) -> list[VisualTokens]:
         """The images resized as the processor does it, to the pixels that ``grid`` covers."""
         edge = self.config.vision_config.patch_size * self.side
@@ -86,10 +77,11 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
             Prepared(process(images=[small]), content_seed(image))
             for image, small in zip(images, smaller)
         ]
-        return self._see(prepared, frozenset())
+        return self.encode_prepared(prepared, frozenset())
 
-    def _see(self, prepared: Sequence[Prepared], needs: frozenset[str]) -> list[VisualTokens]:
-        """One pass of the tower over prepared images."""
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], needs: frozenset[str]
+    ) -> list[VisualTokens]:
         grids = torch.cat([each.batch["image_grid_thw"] for each in prepared])
         visual = self.model.model.visual
         pixels = torch.cat([each.batch["pixel_values"] for each in prepared])

@@ -112,15 +112,10 @@ class SmolVLMAdapter(InternVLAdapter):
         )
         return Prepared(batch, content_seed(image))
 
-    @torch.inference_mode()
-    def encode(
-        self,
-        images: Sequence[Image.Image],
-        needs: frozenset[str],
-        prepared: Sequence[Prepared] | None = None,
+    def encode_prepared(
+        self, prepared: Sequence[Prepared], needs: frozenset[str]
     ) -> list[VisualTokens]:
         # One by one: the processor pads several images to the same number of tiles.
-        prepared = prepared or [self.prepare(image) for image in images]
         tiles = [each.batch["pixel_values"][0] for each in prepared]
         captured = self.see(torch.cat(tiles), needs)
         encoded: list[VisualTokens] = []
