@@ -9,6 +9,7 @@ from agilepruner.complexity import effective_rank
 from agilepruner.errors import UserError
 from agilepruner.ranges import Range, Rule
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens
+from agilepruner.strategies.wrapping import Wrapping
 
 hybrid = Rule(
     "a strategy with a share of the budget chosen by attention",
@@ -17,7 +18,7 @@ hybrid = Rule(
 
 
 @dataclass(frozen=True)
-class ErankShare(Strategy):
+class ErankShare(Wrapping):
     """Give complex images more diversity: share = clip(centre + slope * (1 - erank / erank_avg)).
 
     The erank-guided enhancement of AgilePruner's analysis (arXiv 2603.01236), of which only "linear
@@ -61,11 +62,6 @@ class ErankShare(Strategy):
         return {*self.inner.needs, "projected"}
 
     @property
-    def merges(self) -> bool:  # type: ignore[override]
-        """As the inner strategy."""
-        return self.inner.merges
-
-    @property
     def choice(self) -> str:  # type: ignore[override]
         """The mapping's constants, and the inner strategy's own choices."""
         own = (
@@ -73,11 +69,6 @@ class ErankShare(Strategy):
             f" {self.low}, {self.high})"
         )
         return f"{own}; {self.inner.choice}" if self.inner.choice else own
-
-    @property
-    def phases(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the inner strategy."""
-        return self.inner.phases
 
     def share(self, tokens: VisualTokens) -> torch.Tensor:
         """(B,) attention share of each image."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from agilepruner.ranges import Rule
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens
+from agilepruner.strategies.wrapping import Wrapping
 
 before_the_model = Rule(
     "a strategy that prunes before the language model",
@@ -14,7 +15,7 @@ COMPARED = ("features", "projected", "keys")
 
 
 @dataclass(frozen=True)
-class OtherLayer(Strategy):
+class OtherLayer(Wrapping):
     """Rank by another attention, or compare other features, than the strategy was made for.
 
     Our way to ask how much the layer matters: the language model sees the same tokens, only the
@@ -54,26 +55,6 @@ class OtherLayer(Strategy):
     def needs(self) -> set[str]:  # type: ignore[override]
         """What the inner strategy needs, from the layers that are asked for."""
         return {self._source(name) for name in self.inner.needs}
-
-    @property
-    def merges(self) -> bool:  # type: ignore[override]
-        """As the inner strategy."""
-        return bool(self.inner.merges)
-
-    @property
-    def budgeted(self) -> bool:  # type: ignore[override]
-        """As the inner strategy."""
-        return bool(self.inner.budgeted)
-
-    @property
-    def extra(self) -> int:  # type: ignore[override]
-        """As the inner strategy."""
-        return int(self.inner.extra)
-
-    @property
-    def phases(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the inner strategy."""
-        return tuple(self.inner.phases)
 
     def _source(self, name: str) -> str:
         """The capture that stands for one which the inner strategy needs."""

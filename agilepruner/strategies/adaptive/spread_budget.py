@@ -11,6 +11,7 @@ import torch
 from agilepruner.errors import UserError
 from agilepruner.ranges import Range, Rule
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens
+from agilepruner.strategies.wrapping import Wrapping
 
 budgeted = Rule(
     "a strategy that prunes before the language model and meets its budget",
@@ -20,7 +21,7 @@ MEASURES = {"erank": "erank_input", "entropy": "entropy"}
 
 
 @dataclass(frozen=True)
-class SpreadBudget(Strategy):
+class SpreadBudget(Wrapping):
     """Give complex images more tokens and simple ones fewer, at the same mean.
 
     Why should the number of tokens be fixed? AgilePruner's Table 13 (arXiv 2603.01236) varies it;
@@ -72,26 +73,6 @@ class SpreadBudget(Strategy):
     def needs(self) -> set[str]:  # type: ignore[override]
         """What the inner strategy needs, and what the complexity is of."""
         return {*self.inner.needs, "projected" if self.by == "erank" else "attention"}
-
-    @property
-    def merges(self) -> bool:  # type: ignore[override]
-        """As the inner strategy."""
-        return bool(self.inner.merges)
-
-    @property
-    def extra(self) -> int:  # type: ignore[override]
-        """As the inner strategy."""
-        return int(self.inner.extra)
-
-    @property
-    def equivariant(self) -> bool:  # type: ignore[override]
-        """As the inner strategy."""
-        return bool(self.inner.equivariant)
-
-    @property
-    def phases(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As the inner strategy."""
-        return tuple(self.inner.phases)
 
     @property
     def apportions(self) -> str:  # type: ignore[override]
