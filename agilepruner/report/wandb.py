@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -54,29 +54,25 @@ def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory
     check(mode)
     known = [row for row in rows if row.status == "done"]
     relatives, changed = _relatives(known), cell_numbers(build_tables(known))
-    contents = [
-        (_identity(row), _scalars(row, relatives.get(row.id), changed.get(row.id, {})))
+    sent = [
+        (row, _identity(row), _scalars(row, relatives.get(row.id), changed.get(row.id, {})))
         for row in known
     ]
-    logged = 0
-    try:
-        wandb = importlib.import_module("wandb")
-        mode = _resolve(wandb, mode)
-        markers = directory / "wandb" / "logged"
-        markers.mkdir(parents=True, exist_ok=True)
-        for row, sent in zip(known, contents):
-            content = json.dumps([project, group, *sent], sort_keys=True, ensure_ascii=False)
-            marker = markers / f"{row.id}.json"
-            if marker.is_file() and marker.read_bytes() == content.encode():
-                continue
-            _log(wandb, row, *sent, project=project, group=group, mode=mode, directory=directory)
-            write_atomically(marker, content)
-            logged += 1
-    except Exception as error:  # whatever W&B raises: the rows are safe
-        cause = f"{type(error).__name__}: {error}"
-        log.warning("W&B: %s. Run the same command again to log the rest.", cause)
+    runs = [_of_cell(*each) for each in sent]
+    logged, mode = _send(runs, project, group, mode, directory)
     log.info("W&B: %d cells logged (%s), %d in all", logged, mode, len(known))
     return logged
+
+
+def _of_cell(row: Row, identity: dict[str, Any], scalars: dict[str, float]) -> "_Run":
+    """Identity as config, one history step of scalars."""
+    start = {
+        "job_type": row.benchmark,
+        "name": f"{row.strategy}@{row.budget} {row.benchmark}",
+        "tags": _tags(row.model, row.suite, row.protocol, row.family),
+        "config": identity,
+    }
+    return _Run(row.id, [identity, scalars], start, lambda wandb, run: run.log(scalars))
 
 
 def check(mode: str) -> None:
@@ -102,44 +98,61 @@ def _resolve(wandb: Any, mode: str) -> str:
     return "online" if wandb.api.api_key else "offline"
 
 
-def _log(
-    wandb: Any,
-    row: Row,
-    identity: dict[str, Any],
-    scalars: dict[str, float],
-    project: str,
-    group: str,
-    mode: str,
-    directory: Path,
-) -> None:
-    """Write one run: identity as config, one history step of scalars."""
-    run = wandb.init(
-        id=row.id,
-        job_type=row.benchmark,
-        name=f"{row.strategy}@{row.budget} {row.benchmark}",
-        tags=_tags(row.model, row.suite, row.protocol, row.family),
-        config=identity,
-        **_settings(wandb, project, group, mode, directory),
-    )
+@dataclass(frozen=True)
+class _Run:
+    """A run of W&B to be.
+
+    Attributes:
+        id: its name there, and that of its marker.
+        content: tells whether it was logged as it is now.
+        start: what ``wandb.init`` gets besides what all runs have.
+        log: called with wandb and the run.
+    """
+
+    id: str
+    content: list[Any]
+    start: dict[str, Any]
+    log: Callable[[Any, Any], None]
+
+
+def _send(
+    runs: Iterable[_Run], project: str, group: str, mode: str, directory: Path
+) -> tuple[int, str]:
+    """Log what is new or has changed; how many that were, and the mode as resolved."""
+    logged = 0
     try:
-        run.log(scalars)
-    except Exception:
-        run.finish(exit_code=1)
-        raise
-    run.finish()
-
-
-def _settings(wandb: Any, project: str, group: str, mode: str, directory: Path) -> dict[str, Any]:
-    """What every run of W&B is started with."""
-    return {
-        "project": project,
-        "group": group,
-        "mode": mode,
-        "resume": "allow" if mode == "online" else None,
-        "dir": str(directory),
-        "reinit": "finish_previous",
-        "settings": wandb.Settings(console="off", silent=True, x_disable_stats=True),
-    }
+        wandb = importlib.import_module("wandb")
+        mode = _resolve(wandb, mode)
+        markers = directory / "wandb" / "logged"
+        markers.mkdir(parents=True, exist_ok=True)
+        for one in runs:
+            content = json.dumps([project, group, *one.content], sort_keys=True, ensure_ascii=False)
+            marker = markers / f"{one.id}.json"
+            if marker.is_file() and marker.read_bytes() == content.encode():
+                continue
+            run = wandb.init(
+                project=project,
+                group=group,
+                mode=mode,
+                id=one.id,
+                resume="allow" if mode == "online" else None,
+                dir=str(directory),
+                reinit="finish_previous",
+                settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
+                **one.start,
+            )
+            try:
+                one.log(wandb, run)
+            except Exception:
+                run.finish(exit_code=1)
+                raise
+            run.finish()
+            write_atomically(marker, content)
+            logged += 1
+    except Exception as error:  # whatever W&B raises: the rows are safe
+        cause = f"{type(error).__name__}: {error}"
+        log.warning("W&B: %s. Run the same command again to log the rest.", cause)
+    return logged, mode
 
 
 def log_tables(
@@ -168,42 +181,29 @@ def log_tables(
         UserError: wandb is not installed, or the mode is unknown.
     """
     check(mode)
-    logged = 0
-    try:
-        wandb = importlib.import_module("wandb")
-        mode = _resolve(wandb, mode)
-        markers = directory / "wandb" / "logged"
-        markers.mkdir(parents=True, exist_ok=True)
-        for table in build_tables([row for row in rows if row.status == "done"]):
-            names = table.model, table.suite, table.protocol
-            known = sorted(row.id for row in table.rows)
-            averages = _averages(table)
-            content = json.dumps([project, group, names, known, averages], ensure_ascii=False)
-            name = hashlib.sha256(json.dumps([group, *names]).encode()).hexdigest()[:12]
-            marker = markers / f"table-{name}.json"
-            if marker.is_file() and marker.read_bytes() == content.encode():
-                continue
-            run = wandb.init(
-                id=f"table-{name}",
-                job_type="table",
-                name=" ".join(names),
-                tags=_tags(*names),
-                config={"model": table.model, "suite": table.suite, "protocol": table.protocol},
-                **_settings(wandb, project, group, mode, directory),
-            )
-            try:
-                run.log(_of_table(wandb, table, averages, directory, reader))
-                _attach(wandb, run, name, directory)
-            except Exception:
-                run.finish(exit_code=1)
-                raise
-            run.finish()
-            write_atomically(marker, content)
-            logged += 1
-    except Exception as error:  # whatever W&B raises: the rows are safe
-        cause = f"{type(error).__name__}: {error}"
-        log.warning("W&B: %s. `agilepruner wandb-sync` logs the rest later.", cause)
-    return logged
+    tables = build_tables([row for row in rows if row.status == "done"])
+    runs = [_of_table(table, group, directory, reader) for table in tables]
+    return _send(runs, project, group, mode, directory)[0]
+
+
+def _of_table(table: Table, group: str, directory: Path, reader: Reader | None) -> _Run:
+    """The averages of its lines, flips, and the report's files."""
+    names = table.model, table.suite, table.protocol
+    name = hashlib.sha256(json.dumps([group, *names]).encode()).hexdigest()[:12]
+    averages = _averages(table)
+
+    def log(wandb: Any, run: Any) -> None:
+        run.log(_contents(wandb, table, averages, directory, reader))
+        _attach(wandb, run, name, directory)
+
+    start = {
+        "job_type": "table",
+        "name": " ".join(names),
+        "tags": _tags(*names),
+        "config": dict(zip(("model", "suite", "protocol"), names)),
+    }
+    known = sorted(row.id for row in table.rows)
+    return _Run(f"table-{name}", [names, known, averages], start, log)
 
 
 def _averages(table: Table) -> list[list[Any]]:
@@ -215,7 +215,7 @@ def _averages(table: Table) -> list[list[Any]]:
     return found
 
 
-def _of_table(
+def _contents(
     wandb: Any,
     table: Table,
     averages: list[list[Any]],
