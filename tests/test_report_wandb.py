@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import synthetic_rows as made
@@ -12,9 +13,11 @@ import wandb
 from PIL import Image
 
 from agilepruner.errors import UserError
+from agilepruner.report.dashboard.documents import Look, Said
 from agilepruner.report.lines import build_tables
 from agilepruner.report.wandb import (
     MOST_FLIPS,
+    _seen,
     _tags,
     check,
     flips_of,
@@ -230,3 +233,53 @@ def test_an_overlay_darkens_what_was_not_kept():
     image = overlay(out.getvalue(), entry)
     assert image.getpixel((6, 2)) == (255, 255, 255)
     assert {image.getpixel(at) for at in ((12, 2), (6, 7), (2, 2), (18, 2))} == {(63, 63, 63)}
+
+
+class Shelf:
+    """Documents and answers, counting how often a data set is opened."""
+
+    opened = 0
+
+    def looks(self, row, documents):
+        self.opened += 1
+        for document in documents:
+            yield document, Look([(document, f"Question {document}?", ["yes"])], None)
+
+    def said(self, row, documents):
+        return {d: Said(Entry(d, f"{row.strategy} says {d}"), None) for d in documents}
+
+
+def test_flips_say_both_answers_and_open_each_data_set_once():
+    shelf = Shelf()
+    table = build_tables(made.rows())[0]
+    flips = flips_of(table)
+    seen = _seen(wandb, table, flips, shelf)
+    assert shelf.opened == len({flip.row.benchmark for flip in flips})
+    for flip, (question, references, answer, plain, _) in zip(flips, seen, strict=True):
+        assert question == f"Question {flip.document}?"
+        assert references == "yes"
+        assert answer == f"{flip.row.strategy} says {flip.document}"
+        assert plain == f"vanilla says {flip.document}"
+
+
+def test_what_was_won_is_among_the_flips_beside_what_was_lost():
+    """Vanilla has half of POPE wrong, and the strategy the other half."""
+    plain = made.row("vanilla", 576, "pope")
+    half = [float(i % 2) for i in range(len(plain.scores))]
+    pruned = made.row("divprune", 64, "pope", scores=[1 - score for score in half])
+    flips = flips_of(build_tables([replace(plain, scores=half), pruned])[0])
+    assert [flip.right for flip in flips[:4]] == [True, False, True, False]
+
+
+def test_averages_of_lines_that_differ_in_a_parameter_stand_beside_each_other(tmp_path):
+    two = [
+        made.row("agilepruner", 64, "pope", id=f"cell{i}", parameters={"tau_max": tau})
+        for i, tau in enumerate((0.1, 0.25))
+    ]
+    table = build_tables([made.row("vanilla", 576, "pope"), *two])[0]
+    assert log_tables(table.rows, "agilepruner", "sweep", "offline", tmp_path) == 1
+    ((_, history),) = read_back(tmp_path).values()
+    names = [name for name in history if name.startswith("average/")]
+    assert len(names) == len(
+        [line for line in table.lines if table.average(line).value is not None]
+    )

@@ -10,9 +10,10 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from agilepruner.errors import UserError
-from agilepruner.report.dashboard.documents import Reader
+from agilepruner.report.dashboard.documents import Look, Reader, Said
 from agilepruner.report.flips import Flips, cell_numbers
 from agilepruner.report.frames import kept_in
 from agilepruner.report.lines import Table, build_tables, columns_of
@@ -32,6 +33,7 @@ MODES = ("auto", "online", "offline")
 TAG = 64  # characters that W&B allows a tag
 MOST_FLIPS = 200  # in a table's run
 FLIP = ["strategy", "budget", "benchmark", "document", "change"]
+SEEN = ["question", "references", "answer", "vanilla_answer", "kept"]
 
 
 def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory: Path) -> int:
@@ -225,15 +227,19 @@ def _contents(
     """What the run of a table logs."""
     columns = ["strategy", "label", "budget", "average", "spread"]
     flips = flips_of(table)
-    shown = [[*flip.words, *_shown(wandb, flip, reader)] for flip in flips]
+    shown = [[*flip.words, *seen] for flip, seen in zip(flips, _seen(wandb, table, flips, reader))]
     said = {
         "averages": wandb.Table(columns=columns, data=averages),
-        "flips": wandb.Table(columns=[*FLIP, "question", "references", "kept"], data=shown),
+        "flips": wandb.Table(columns=[*FLIP, *SEEN], data=shown),
     }
     page = directory / "dashboard.html"
     if page.is_file():
         said["page"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
-    return said | {f"average/{line[0]}@{line[2]}": line[3] for line in averages if line[3]}
+    names = [f"{strategy}@{budget}" for strategy, _, budget, *_ in averages]
+    for name, (_, label, budget, value, _) in zip(names, averages):
+        own = name if names.count(name) == 1 else f"{label}@{budget}"
+        said |= {f"average/{own}": value} if value is not None else {}
+    return said
 
 
 def _attach(wandb: Any, run: Any, name: str, directory: Path) -> None:
@@ -268,32 +274,74 @@ class Flip:
 
 
 def flips_of(table: Table) -> list[Flip]:
-    """At most ``MOST_FLIPS`` flips, cells in turn, so that each has some."""
+    """At most ``MOST_FLIPS`` flips, cells in turn, and in each what was lost and won in turn."""
     flips = Flips(table)
-    queues = []
+    queues: list[list[Flip]] = []
     for line in table.lines:
         for benchmark in line.rows:
             for units in flips.units(line, benchmark)[:1]:  # of several seeds, the first
-                changed = [(int(u), False) for u in units.right_to_wrong.nonzero()[0]]
-                changed += [(int(u), True) for u in units.wrong_to_right.nonzero()[0]]
-                queues.append([Flip(units.row, unit, right) for unit, right in changed])
-    turns = (flip for turn in zip_longest(*queues) for flip in turn if flip is not None)
-    return list(islice(turns, MOST_FLIPS))
+                lost = [Flip(units.row, int(u), False) for u in units.right_to_wrong.nonzero()[0]]
+                won = [Flip(units.row, int(u), True) for u in units.wrong_to_right.nonzero()[0]]
+                first = (lost, won) if len(queues) % 2 else (won, lost)
+                queues.append(_in_turn(*first))
+    return _in_turn(*queues)[:MOST_FLIPS]
 
 
-def _shown(wandb: Any, flip: Flip, reader: Reader | None) -> list[Any]:
-    """Question, references, and the picture with what was kept; None for what cannot be had."""
-    found = list(reader.looks(flip.row, [flip.document])) if reader else []
-    if not found or reader is None:
-        return [None, None, None]
-    _, look = found[0]
-    said = reader.said(flip.row, [flip.document]).get(flip.document)
-    question = "\n".join(asked[1] for asked in look.asked)
-    references = "; ".join(", ".join(asked[2]) for asked in look.asked)
-    image = None
-    if look.picture is not None and said is not None:
-        image = wandb.Image(overlay(look.picture.data, said.entry), caption=said.entry.answer)
-    return [question, references, image]
+def _in_turn(*queues: Sequence[Flip]) -> list[Flip]:
+    """The first of each, then the second of each, and so on."""
+    return [flip for turn in zip_longest(*queues) for flip in turn if flip is not None]
+
+
+def _seen(
+    wandb: Any, table: Table, flips: Sequence[Flip], reader: Reader | None
+) -> list[list[Any]]:
+    """The columns ``SEEN`` of each flip; None for what cannot be had.
+
+    A data set is opened and a journal read once, whatever the order of the flips.
+    """
+    if reader is None or table.vanilla is None:
+        return [[None] * len(SEEN)] * len(flips)
+    plain = {benchmark: rows[0] for benchmark, rows in table.vanilla.rows.items()}
+    wanted: dict[str, list[Flip]] = defaultdict(list)
+    cells: dict[str, tuple[Row, set[int]]] = {}
+    for flip in flips:
+        wanted[flip.row.benchmark].append(flip)
+        for row in (flip.row, plain[flip.row.benchmark]):
+            cells.setdefault(row.id, (row, set()))[1].add(flip.document)
+    said = {id: reader.said(row, documents) for id, (row, documents) in cells.items()}
+    looks: dict[tuple[str, int], Look] = {}
+    for benchmark, same in wanted.items():
+        documents = sorted({flip.document for flip in same})
+        for document, look in reader.looks(same[0].row, documents):
+            looks[benchmark, document] = look
+    seen = []
+    for flip in flips:
+        own, unpruned = (
+            said[row.id].get(flip.document) for row in (flip.row, plain[flip.row.benchmark])
+        )
+        answers = [each.entry.answer if each else None for each in (own, unpruned)]
+        shown = looks.get((flip.row.benchmark, flip.document))
+        seen.append([*_asked(shown), *answers, _kept(wandb, shown, own)])
+    return seen
+
+
+def _asked(look: Look | None) -> list[str | None]:
+    """Question and references."""
+    if look is None:
+        return [None, None]
+    questions = "\n".join(asked[1] for asked in look.asked)
+    return [questions, "; ".join(", ".join(asked[2]) for asked in look.asked)]
+
+
+def _kept(wandb: Any, look: Look | None, said: Said | None) -> Any:
+    """The picture with what was kept; a picture that cannot be drawn costs no table."""
+    if look is None or look.picture is None or said is None:
+        return None
+    try:
+        return wandb.Image(overlay(look.picture.data, said.entry), caption=said.entry.answer)
+    except (OSError, ValueError) as error:
+        log.warning("W&B: a picture cannot be drawn: %s", error)
+        return None
 
 
 def overlay(picture: bytes, entry: Entry) -> Image.Image:
