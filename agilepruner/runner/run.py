@@ -19,7 +19,7 @@ import torch
 from hydra.utils import get_method
 
 from agilepruner.errors import UserError
-from agilepruner.memory import keep_freed_memory
+from agilepruner.memory import give_back_freed_memory, keep_freed_memory
 from agilepruner.runner import identity
 from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
 from agilepruner.runner.attention import FOLDER as ATTENTION
@@ -364,6 +364,7 @@ class _Work:
         started = time.perf_counter()
         if part.answering is not None:
             part.answering.close()
+            give_back_freed_memory()
         claim = f"score-{part.name}"
         self.claims.take(claim, wait=True)
         try:
