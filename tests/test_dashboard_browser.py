@@ -23,6 +23,7 @@ from agilepruner.runner.journal import Entry
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
+# A browser is no package of Python: machines without one still test what the page is made of.
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 
