@@ -305,7 +305,8 @@ def processor(kind):
 @lru_cache
 def adapter(kind, dtype=torch.float32, attention="sdpa"):
     """The adapter of a tiny model; shared by tests, which must not change it."""
-    model = build(kind, dtype, attention)
+    with torch.inference_mode(False):  # whoever asks first: weights that any test may use
+        model = build(kind, dtype, attention)
     if kind in ("qwen", "qwen3"):
         prompt = "w1 <|vision_start|> <|image_pad|> <|vision_end|> {question} w2"
         return (Qwen2_5VLAdapter if kind == "qwen" else Qwen3VLAdapter)(
