@@ -24,9 +24,9 @@ from PIL import Image
 from agilepruner.cli import CONFIGS
 from agilepruner.complexity import effective_rank
 from agilepruner.errors import UserError
-from agilepruner.runner.answer import chunks
 from agilepruner.runner.plan import identify, plan
 from agilepruner.runner.run import load_model
+from agilepruner.runner.work import chunks
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile
 
 from agilepruner.places import ROOT
-from agilepruner.runner import answer as answering
+from agilepruner.runner import answer, encoding
 from agilepruner.runner import run as running
 from agilepruner.runner.journal import Journal
 from agilepruner.runner.plan import identify
@@ -151,7 +151,7 @@ FIVE = ["benchmark=[vqav2]", "limit=5", "strategy=[fastervlm]", "budget=[16]"]
 
 
 def test_an_eigenvalue_problem_that_fails_costs_its_image(tmp_path, monkeypatch):
-    measure, calls = answering.effective_rank_small, []
+    measure, calls = encoding.effective_rank_small, []
 
     def fragile(x):
         if x.shape[1] == 576:
@@ -160,7 +160,7 @@ def test_an_eigenvalue_problem_that_fails_costs_its_image(tmp_path, monkeypatch)
                 raise torch.linalg.LinAlgError("failed to converge")
         return measure(x)
 
-    monkeypatch.setattr(answering, "effective_rank_small", fragile)
+    monkeypatch.setattr(encoding, "effective_rank_small", fragile)
     rows = rows_of(tmp_path, *FIVE)
     row = rows["fastervlm", "vqav2"]
     assert row.status == "failed"
@@ -216,7 +216,7 @@ def test_a_cell_that_fails_everywhere_is_given_up(tmp_path, monkeypatch):
 
     calls = []
     monkeypatch.setattr(FasterVLM, "select", broken)
-    monkeypatch.setattr(answering, "HOPELESS", 8)
+    monkeypatch.setattr(answer, "HOPELESS", 8)
     rows = rows_of(
         tmp_path, "benchmark=[vqav2]", "limit=24", "strategy=[fastervlm]", "images_per_window=4"
     )

@@ -175,15 +175,14 @@ def test_after_an_out_of_memory_error_the_halves_have_the_memory(monkeypatch):
     """The failed batch's cache is gone before its halves are tried, and the size is remembered."""
     from types import SimpleNamespace as Fake
 
-    from agilepruner.runner.answer import Answering, Settings
+    from agilepruner.runner.generating import Generating
 
     adapter = OutOfMemory()
-    benchmark = Fake(max_new_tokens=1, stop=(), documents=[])
-    work = Answering(adapter, benchmark, [], {}, Settings(), lambda cell: {})
+    work = Generating(adapter, limit=1, batch_size=32)
     prompts = [Fake(ids=[1], visual=[0] * 9, pruning=None, length=9) for _ in range(8)]
-    done = work._generate(prompts)
+    done = work.generate(prompts)
     assert [size for size, _ in adapter.sizes] == [8, 4, 4]
-    assert [problem for _, _, problem, _ in done] == [""] * 8
-    assert [len(batch) for batch in work._batches(prompts)] == [4, 4]  # what fitted
+    assert [result.problem for result in done] == [""] * 8
+    assert [len(batch) for batch in work.batches(prompts)] == [4, 4]  # what fitted
     long = [Fake(ids=[1], visual=[0] * 99, pruning=None, length=99) for _ in range(2)]
-    assert [len(batch) for batch in work._batches(long)] == [1, 1]
+    assert [len(batch) for batch in work.batches(long)] == [1, 1]

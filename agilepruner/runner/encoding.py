@@ -1,0 +1,276 @@
+"""The images of a benchmark: decoded and prepared ahead, encoded once, their complexity measured.
+
+An image that fails, fails its documents and no others.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from agilepruner.complexity import attention_entropy, effective_rank_small
+from agilepruner.models.base import Adapter, stack
+from agilepruner.runner.attention import Attention, quantised
+from agilepruner.runner.complexities import Measured
+from agilepruner.runner.work import cause, chunks, in_threads, out_of_memory, release_memory
+from agilepruner.strategies.base import VisualTokens
+from evals.tasks import Benchmark, Document
+
+log = logging.getLogger(__name__)
+
+ENCODED_TOGETHER = 8  # images per pass of the tower
+PREPARERS = 4  # threads that prepare images for it
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # of an image
+
+Group = list[Document]  # the documents of one image
+Unseen = tuple[Document, str]  # a document that cannot be asked, and why
+
+
+@dataclass
+class Picture:
+    """One encoded image: its tokens, its documents, its complexity and what a journal says.
+
+    ``resized``: its tokens are those of a smaller image, its complexity that of the image.
+    """
+
+    tokens: VisualTokens
+    documents: list[Document]
+    encode_seconds: float = 0.0
+    complexity: dict[str, float] = field(default_factory=dict)
+    note: str = ""
+    offered: int = 0
+    tiles: int = 1
+    mosaic: list[int] | None = None
+    view: list[float] | None = None
+    image: Any = None
+    resized: bool = False
+    ranks: dict[bytes, float] = field(default_factory=dict)  # of kept tokens, by their anchors
+
+    @property
+    def key(self) -> str:
+        """Of the image."""
+        return self.documents[0].image_key
+
+    @property
+    def measured(self) -> Measured:
+        """What is known of the image before it is answered."""
+        return Measured(dict(self.complexity), self.tokens.batch, self.tokens.count)
+
+
+@dataclass
+class Seen:
+    """One image of a window, as the loader leaves it.
+
+    Attributes:
+        image: decoded; None: there is none. note: when it is damaged. problem: why there is none.
+        prepared: what the adapter makes of it before the tower; None: the tower's turn will tell.
+    """
+
+    image: Any = None
+    note: str = ""
+    problem: str = ""
+    prepared: Any = None
+
+
+Asked = tuple[Group, Seen]  # the documents of an image that can be asked
+
+
+@dataclass
+class Encoding:
+    """The vision tower's part of answering a benchmark.
+
+    Attributes:
+        adapter: the loaded model. benchmark: whose images.
+        needs: fields of ``VisualTokens`` to capture. cells: that share the cost of an image.
+        workers: threads that measure complexity. seconds: where the time went.
+        attention: where to leave that of each image for the pages; None: nowhere.
+        measured: complexity that is known before, by image key: what budgets were apportioned by.
+    """
+
+    adapter: Adapter
+    benchmark: Benchmark
+    needs: frozenset[str]
+    cells: int
+    workers: int = 1
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    attention: Attention | None = None
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    _most: int = ENCODED_TOGETHER  # images of a pass, learnt from what did not fit
+
+    def look(self, window: Sequence[Group]) -> list[Seen]:
+        """Decode and prepare the image of each group that has a document to ask.
+
+        Decoding is the loader's thread, preparing several more, while the model answers.
+        """
+        seen: list[Seen] = []
+        with ThreadPoolExecutor(PREPARERS, "prepare") as preparers:
+            for group in window:
+                sound = next((document for document in group if not document.error), None)
+                seen.append(Seen())
+                if sound is None:
+                    continue
+                try:
+                    seen[-1] = Seen(*self.benchmark.image(sound))
+                except Exception as error:
+                    seen[-1].problem = f"image cannot be read: {cause(error)}"
+                else:
+                    preparers.submit(self._prepare, seen[-1])
+        return seen
+
+    def _prepare(self, seen: Seen) -> None:
+        try:
+            seen.prepared = self.adapter.prepare(seen.image)
+        except Exception:  # encoding it will fail as well, and say whose it is
+            log.debug("preparing an image failed", exc_info=True)
+
+    def encode(self, images: Sequence[Asked]) -> tuple[list[Picture], list[Unseen]]:
+        """Encode each image once and measure its complexity.
+
+        Args:
+            images: as ``look`` left them; each with the documents that will be asked, one or more.
+        """
+        started = time.perf_counter()
+        unseen = [(d, seen.problem) for group, seen in images if seen.problem for d in group]
+        rest = [(group, seen) for group, seen in images if not seen.problem]
+        pictures: list[Picture] = []
+        while rest:
+            part, rest = rest[: self._most], rest[self._most :]
+            done, failed = self._see(part)
+            pictures += done
+            unseen += failed
+        spent = time.perf_counter() - started
+        self.seconds["encode"] += spent
+        for picture in pictures:
+            answers = len(pictures) * self.cells * len(picture.documents)
+            picture.encode_seconds = round(spent / answers, 6)
+        started = time.perf_counter()
+        parts = [p for same in by_grid(pictures) for p in chunks(same, ENCODED_TOGETHER)]
+        measured = list(in_threads(self._measure, parts, self.workers))
+        self.seconds["complexity"] += time.perf_counter() - started
+        kept = {id(picture) for done, _ in measured for picture in done}
+        unseen += [each for _, failed in measured for each in failed]
+        return [picture for picture in pictures if id(picture) in kept], unseen
+
+    def _see(self, images: list[Asked]) -> tuple[list[Picture], list[Unseen]]:
+        """Passes of the tower; after an error fewer images at a time, at last one by one."""
+        done: list[Picture] = []
+        failed: list[Unseen] = []
+        queue = [images]
+        needs = (self.needs & self.adapter.provides) - {"text_embeds"}  # of questions
+        while queue:
+            part = queue.pop(0)
+            problem, no_memory = "", False
+            try:
+                ready = [seen.prepared for _, seen in part]
+                whole = None if None in ready else ready
+                tokens = self.adapter.encode([seen.image for _, seen in part], needs, whole)
+            except Exception as error:
+                problem, no_memory = cause(error), out_of_memory(error)
+                log.debug("encoding failed", exc_info=True)
+            # Outside the except block: what the failed pass held is free by now.
+            if not problem:
+                self._leave({d[0].image_key: t for (d, *_), t in zip(part, tokens)})
+                done += [self._picture(*each, t) for each, t in zip(part, tokens)]
+            elif len(part) > 1:
+                log.warning("encoding %d images failed (%s); halving", len(part), problem)
+                half = len(part) // 2
+                if no_memory:
+                    release_memory()
+                    self._most = max(1, min(self._most, half))
+                queue[:0] = [part[:half], part[half:]]
+            else:
+                failed += [(d, f"encoding failed: {problem}") for d in part[0][0]]
+        return done, failed
+
+    def _picture(self, documents: Group, seen: Seen, tokens: VisualTokens) -> Picture:
+        seen.prepared = None  # the tower has seen it
+        shape, view = self.adapter.mosaic(tokens), self.adapter.view(seen.image)
+        return Picture(
+            tokens,
+            documents,
+            note=seen.note,
+            offered=self.adapter.offered(tokens),
+            tiles=self.adapter.tiles(tokens),
+            mosaic=None if shape is None else list(shape),
+            view=None if view == WHOLE else [round(edge, 4) for edge in view],
+            image=seen.image,
+        )
+
+    def _leave(self, seen: Mapping[str, VisualTokens]) -> None:
+        """Leave the attention of images that no earlier run left."""
+        if self.attention is None:
+            return
+        wanted = self.attention.wanted(seen)
+        levels = {
+            key: quantised(tokens.attention.float().mean(dim=1).cpu().numpy())
+            for key, tokens in seen.items()
+            if key in wanted and tokens.attention is not None
+        }
+        if levels:
+            started = time.perf_counter()
+            self.attention.add(levels)
+            self.seconds["journal"] += time.perf_counter() - started
+
+    def _measure(self, pictures: list[Picture]) -> tuple[list[Picture], list[Unseen]]:
+        """Complexity of images of one grid; those that have it, and what failed."""
+        try:
+            tokens = stack([picture.tokens for picture in pictures], {"projected", "attention"})
+            if not bool(torch.isfinite(tokens.projected.sum(dim=-1, dtype=torch.float32)).all()):
+                raise ValueError("the visual tokens hold NaN or infinite values")
+            ranks = effective_rank_small(tokens.projected)
+            seen = tokens.attention
+            entropies = attention_entropy(seen) if seen is not None else None
+        except Exception as error:
+            if len(pictures) > 1:
+                parts = [self._measure([one]) for one in pictures]
+                return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
+            why = f"complexity failed: {cause(error)}"
+            return [], [(d, why) for d in pictures[0].documents]
+        start = 0
+        for picture in pictures:
+            rows = slice(start, start := start + picture.tokens.batch)
+            picture.complexity["erank_input"] = round(float(ranks[rows].mean()), 4)
+            if entropies is not None:
+                picture.complexity["entropy"] = round(float(entropies[rows].mean()), 4)
+            if picture.key in self.measured:
+                picture.complexity |= self.measured[picture.key].complexity
+        return pictures, []
+
+    def resize(
+        self, pictures: Sequence[Picture], grid: tuple[int, int]
+    ) -> tuple[list[Picture | None], list[Unseen]]:
+        """Images encoded anew at a smaller grid; None for what failed."""
+        parts = [self._resize(part, grid) for part in chunks(pictures, self._most)]
+        return [p for done, _ in parts for p in done], [f for _, failed in parts for f in failed]
+
+    def _resize(
+        self, pictures: list[Picture], grid: tuple[int, int]
+    ) -> tuple[list[Picture | None], list[Unseen]]:
+        started = time.perf_counter()
+        try:
+            encoded = self.adapter.encode_at([picture.image for picture in pictures], grid)
+        except Exception as error:
+            if len(pictures) > 1:  # one by one, so that it is known whose it is
+                parts = [self._resize([picture], grid) for picture in pictures]
+                return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
+            log.debug("encoding failed", exc_info=True)
+            why = f"encoding at {grid[0]} x {grid[1]} tokens failed: {cause(error)}"
+            return [None], [(document, why) for document in pictures[0].documents]
+        share = (time.perf_counter() - started) / sum(len(p.documents) for p in pictures)
+        return [
+            replace(p, tokens=tokens, encode_seconds=round(share, 6), ranks={}, resized=True)
+            for p, tokens in zip(pictures, encoded)
+        ], []
+
+
+def by_grid(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    """Images whose tokens can be stacked."""
+    groups: dict[tuple[int, int], list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        groups[picture.tokens.grid].append(picture)
+    yield from groups.values()
