@@ -10,6 +10,8 @@ from plans import executed, planned
 
 from agilepruner import flops
 from agilepruner.errors import UserError
+from agilepruner.report.frames import entries_of
+from agilepruner.runner.kept import boxes_of
 from agilepruner.strategies.diversity.cdpruner import CDPruner
 
 MODELS = {
@@ -102,6 +104,8 @@ def test_a_model_config_runs(name, suite, tmp_path):
         arch = flops.Architecture.from_config(tiny.build(kind).config)
         assert arch.grid == (side, side)
         assert pruned.flops["vision"] == tiles * flops.vision_flops(arch)
+    entries = entries_of(pruned, next((tmp_path / "results").iterdir())).values()
+    assert [len(boxes_of(entry)) - entry.tiles for entry in entries] == [0] * 4
     assert pruned.flops["vision"] == vanilla.flops["vision"]
     assert pruned.flops["prefill"] < vanilla.flops["prefill"]
     assert vanilla.environment["attention"] == "sdpa"

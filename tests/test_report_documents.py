@@ -8,13 +8,14 @@ import pytest
 import synthetic_rows as made
 
 from agilepruner.report.dashboard import document_pages, documents, page
-from agilepruner.report.dashboard.documents import Look, Picture, Said, boxes_of, sample
+from agilepruner.report.dashboard.documents import Look, Picture, Said, sample
 from agilepruner.report.dashboard.grid import Marks, marks_of
 from agilepruner.report.lines import build_tables
 from agilepruner.report.statistics import analyse
 from agilepruner.report.table import make_report
 from agilepruner.runner.attention import Attention, quantised, read_attention
 from agilepruner.runner.journal import Entry, Journal, Lines
+from agilepruner.runner.kept import boxes_of
 
 BITS = base64.b64encode(np.packbits([1, 0, 0, 1]).tobytes()).decode()
 
@@ -137,25 +138,20 @@ def test_merged_tokens_and_stages_are_drawn_by_what_became_of_them():
 
 
 @pytest.mark.parametrize(
-    ("entry", "size", "expected"),
+    ("entry", "expected"),
     [
-        ({}, (640, 480), [[0, 0, 1, 1]]),
-        ({"view": [-0.1, 0, 1.1, 1]}, (4, 5), [[-0.1, 0, 1.1, 1]]),
+        ({}, [(0, 0, 1, 1)]),
+        ({"view": [-0.1, 0, 1.1, 1]}, [(-0.1, 0, 1.1, 1)]),
+        ({"mosaic": [1, 2]}, [(0, 0, 1, 1), (0, 0, 0.5, 1), (0.5, 0, 1, 1)]),
         (
-            {"mosaic": [1, 2], "tiles": 3},
-            (200, 100),
-            [[0, 0, 1, 1], [0, 0, 0.5, 1], [0.5, 0, 1, 1]],
-        ),
-        (
-            {"mosaic": [1, 2], "tiles": 3},
-            (1, 1),
-            [[0, 0, 1, 1], [-0.5, 0, 0.5, 1], [0.5, 0, 1.5, 1]],
+            {"mosaic": [2, 1], "view": [-0.5, 0, 1.5, 1], "overview": 2},
+            [(-0.5, 0, 1.5, 0.5), (-0.5, 0.5, 1.5, 1), (0, 0, 1, 1)],
         ),
     ],
-    ids=["whole", "padded", "tiles", "padded tiles"],
+    ids=["whole", "padded", "overview first", "padded tiles, overview last"],
 )
-def test_tiles_lie_where_the_model_cut_them(entry, size, expected):
-    assert boxes_of(Entry(0, "a", **entry), size) == expected
+def test_tiles_lie_where_the_model_cut_them(entry, expected):
+    assert boxes_of(Entry(0, "a", **entry)) == expected
 
 
 def test_attention_is_left_once_per_image_and_survives_a_torn_line(tmp_path):

@@ -65,6 +65,31 @@ class Visual:
         return anchors[last.clamp_min(0)].where(last >= 0, 0)
 
 
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tiles of an image lie on it.
+
+    Attributes:
+        view: left, top, right, bottom of what the tile covers, or the tiles of the mosaic together,
+            in widths and heights of the image: a crop covers less than all of it, padding more.
+        mosaic: rows and columns of the tiles that cut ``view``; None: one tile covers it.
+        overview: number of the tile beside the mosaic, which is the whole image, squeezed.
+    """
+
+    view: Box = WHOLE
+    mosaic: tuple[int, int] | None = None
+    overview: int = 0
+
+
+def centred(across: float, down: float) -> Box:
+    """What is so many widths across and heights down, around the middle of an image."""
+    return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
+
+
 @dataclass(frozen=True)
 class Generation:
     """One answer and its audit.
@@ -185,16 +210,9 @@ class Adapter(ABC):
         """Positions that an image takes up in the language model."""
         return visual.whole if self.keeps_positions(visual) else len(visual)
 
-    def mosaic(self, tokens: VisualTokens) -> tuple[int, int] | None:
-        """Rows and columns of tiles behind the overview of one encoded image, if it has any."""
-        return None
-
-    def view(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom of what the (first) grid covers, in widths and heights of it.
-
-        The whole image is (0, 0, 1, 1); a crop covers less, padding more.
-        """
-        return (0.0, 0.0, 1.0, 1.0)
+    def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
+        """Where the tiles of an encoded image lie on it."""
+        return Layout()
 
     def check_budget(self, budget: int) -> None:
         """Refuse budgets outside 1..full.

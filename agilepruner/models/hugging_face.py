@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from agilepruner import ranks
 from agilepruner.errors import UserError, unknown
-from agilepruner.models.base import Adapter, Generation, Visual
+from agilepruner.models.base import Adapter, Generation, Layout, Visual, centred
 from agilepruner.models.checkpoints import fetching, local
 from agilepruner.models.decoder import Prefill, shorten
 from agilepruner.models.text import PlainText
@@ -229,16 +229,15 @@ class HuggingFaceAdapter(Adapter):
             for i, start in enumerate(starts)
         ]
 
-    def view(self, image: Image.Image) -> tuple[float, float, float, float]:
+    def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
         width, height = image.size
         if getattr(self.image_processor, "do_pad", False):
             side = max(width, height)
         elif getattr(self.image_processor, "do_center_crop", False):
             side = min(width, height)
         else:
-            return super().view(image)
-        across, down = side / width, side / height
-        return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
+            return Layout()
+        return Layout(centred(side / width, side / height))
 
     def encoder_outputs(self, visuals: Sequence[Visual]) -> Any:
         """The images as the model takes them from its own encoder."""

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from agilepruner.errors import UserError
-from agilepruner.models.base import Visual
+from agilepruner.models.base import Layout, Visual
 from agilepruner.models.hugging_face import Prepared, load_checkpoint
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.models.tower import Tower
@@ -80,6 +82,19 @@ class InternVLAdapter(LlavaAdapter):
             fields = {name: value[rows] for name, value in captured.items()}
             encoded.append(VisualTokens(self.grid, seeds=each.seeds(len(part)), **fields))
         return encoded
+
+    def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
+        """The tiles cut the image as it is stretched to their mosaic; the thumbnail is the last."""
+        if tokens.batch == 1:
+            return Layout()
+        processor, (width, height) = self.image_processor, image.size
+        columns, rows = get_optimal_tiled_canvas(
+            (height, width),
+            (processor.size["height"], processor.size["width"]),
+            processor.min_patches,
+            processor.max_patches,
+        )
+        return Layout(mosaic=(rows, columns), overview=rows * columns)
 
     def hidden(self, pixels: Tensor) -> Tensor:
         layer = self.config.vision_feature_layer

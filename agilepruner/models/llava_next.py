@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 from agilepruner.errors import UserError
-from agilepruner.models.base import Visual, stack
+from agilepruner.models.base import Layout, Visual, centred, stack
 from agilepruner.models.hugging_face import Prepared, load_checkpoint
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.strategies.base import Selection, VisualTokens
@@ -76,12 +76,14 @@ class LlavaNextAdapter(LlavaAdapter):
         """An equal share for each tile of the largest grid, whatever grid the image has."""
         return budget // self.most_tiles
 
-    def mosaic(self, tokens: VisualTokens) -> tuple[int, int] | None:
+    def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
+        """The mosaic is cut from the image as it is, padded around to the mosaic's shape."""
         assert isinstance(tokens, TiledTokens)
-        return tokens.mosaic
-
-    def view(self, image: Image.Image) -> tuple[float, float, float, float]:
-        return (0.0, 0.0, 1.0, 1.0)  # of the overview, which is the whole image squeezed
+        if tokens.mosaic is None:
+            return Layout()
+        (rows, columns), (width, height) = tokens.mosaic, image.size
+        shape = columns * height / (rows * width)
+        return Layout(centred(max(1.0, shape), max(1.0, 1 / shape)), tokens.mosaic)
 
     def offered(self, tokens: VisualTokens) -> int:
         assert isinstance(tokens, TiledTokens)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from agilepruner.models.base import Visual, stack
+from agilepruner.models.base import Layout, Visual, stack
 from agilepruner.models.hugging_face import (
     HuggingFaceAdapter,
     Prepared,
@@ -33,9 +33,11 @@ class MarkedTokens(VisualTokens):
 
     Attributes:
         order: (M,) the unpruned sequence: token t * N + i of tile t, or -1 - id of a text token.
+        cut: rows and columns of the tiles before the overview; (0, 0): there are none.
     """
 
     order: Tensor = None  # type: ignore[assignment]
+    cut: tuple[int, int] = (0, 0)
 
     def __getitem__(self, image: int | slice) -> VisualTokens:
         """Some of the tiles, which no longer are one image."""
@@ -122,11 +124,17 @@ class SmolVLMAdapter(InternVLAdapter):
         start = 0
         for each, part in zip(prepared, tiles):
             rows = slice(start, start := start + len(part))
-            cut = (int(each.batch[name][0][0]) for name in ("rows", "cols"))
-            fields = {name: value[rows] for name, value in captured.items()}
-            seeds = each.seeds(len(part))
-            encoded.append(MarkedTokens(self.grid, seeds=seeds, order=self.order(*cut), **fields))
+            cut = int(each.batch["rows"][0][0]), int(each.batch["cols"][0][0])
+            fields: dict[str, Any] = {name: value[rows] for name, value in captured.items()}
+            fields |= {"seeds": each.seeds(len(part)), "order": self.order(*cut), "cut": cut}
+            encoded.append(MarkedTokens(self.grid, **fields))
         return encoded
+
+    def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
+        """The tiles cut the image as it is stretched to their mosaic; the overview is the last."""
+        assert isinstance(tokens, MarkedTokens)
+        rows, columns = tokens.cut
+        return Layout(mosaic=tokens.cut, overview=rows * columns) if rows else Layout()
 
     @torch.inference_mode()
     def embed(self, tokens: VisualTokens, selection: Selection) -> Visual:

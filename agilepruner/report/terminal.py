@@ -77,7 +77,7 @@ def kept_map(kept: Kept, grid: Sequence[int], tile: int = 0) -> list[str]:
     Args:
         kept: what was kept.
         grid: rows and columns of the tile's patches.
-        tile: which one; 0 is the overview.
+        tile: which one.
     """
     rows, columns = grid
     tokens = kept.stages[-1] if kept.stages else range(len(kept.patches))
@@ -111,7 +111,7 @@ def _block(line: Shown, width: int) -> Block:
         said.append(f"(last stage: {len(line.kept.stages[-1])})")
     if entry.tiles > 1:
         said.append(f"(overview of {entry.tiles} tiles)")
-    return said, kept_map(line.kept, entry.grid or (0, 0))
+    return said, kept_map(line.kept, entry.grid or (0, 0), entry.overview)
 
 
 def _verdict(score: float) -> str:

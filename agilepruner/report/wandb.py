@@ -26,6 +26,7 @@ from agilepruner.report.flips import Flips, cell_numbers
 from agilepruner.report.frames import kept_in
 from agilepruner.report.lines import Table, build_tables, columns_of
 from agilepruner.runner.journal import Entry
+from agilepruner.runner.kept import boxes_of, details_of
 from agilepruner.runner.rows import Row, write_atomically
 
 log = logging.getLogger(__name__)
@@ -349,18 +350,22 @@ def overlay(picture: bytes, entry: Entry) -> Image.Image:
 
     Args:
         picture: an encoded image.
-        entry: the answer, whose first tile is drawn.
+        entry: the answer; of several tiles those that cut the image are drawn, not the overview.
     """
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     rows, columns = entry.grid or (1, 1)
-    there = np.zeros(rows * columns, dtype=np.uint8)
+    boxes = boxes_of(entry)
+    there = np.zeros(len(boxes) * rows * columns, dtype=np.uint8)
     patches = kept_in(entry).patches
-    there[[patch for patch in patches if 0 <= patch < rows * columns]] = 255
-    left, top, right, bottom = entry.view or (0, 0, 1, 1)
-    size = round((right - left) * image.width), round((bottom - top) * image.height)
+    there[[patch for patch in patches if 0 <= patch < len(there)]] = 255
     mask = Image.new("L", image.size, 0)
-    seen = Image.fromarray(there.reshape(rows, columns)).resize(size, Image.Resampling.NEAREST)
-    mask.paste(seen, (round(left * image.width), round(top * image.height)))
+    for tile in details_of(entry):
+        left, top, right, bottom = (
+            round(edge * size) for edge, size in zip(boxes[tile], 2 * image.size)
+        )
+        own = there.reshape(-1, rows, columns)[tile]
+        size = max(1, right - left), max(1, bottom - top)
+        mask.paste(Image.fromarray(own).resize(size, Image.Resampling.NEAREST), (left, top))
     dark = Image.blend(image, Image.new("RGB", image.size), 0.75)
     return Image.composite(image, dark, mask)
 

@@ -23,7 +23,7 @@ from agilepruner.runner.complexities import Complexities
 from agilepruner.runner.encoding import Encoding, Group, Picture, Seen
 from agilepruner.runner.generating import Generating, Result
 from agilepruner.runner.journal import Entry, Journal
-from agilepruner.runner.kept import with_stages
+from agilepruner.runner.kept import placed, with_stages
 from agilepruner.runner.selecting import Failure, Prompt, Selecting
 from agilepruner.runner.work import cause, chunks, in_threads
 from evals.tasks import Benchmark, Document
@@ -308,8 +308,7 @@ class Answering:
                     grid=list(picture.tokens.grid),
                     tiles=picture.tiles,
                     kept=kept,
-                    mosaic=picture.mosaic,
-                    view=picture.view,
+                    **placed(picture.layout),
                     complexity=prompt.complexity,
                     seconds=seconds,
                 )

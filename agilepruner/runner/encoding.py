@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from agilepruner.complexity import attention_entropy, effective_rank_small
-from agilepruner.models.base import Adapter, stack
+from agilepruner.models.base import Adapter, Layout, stack
 from agilepruner.runner.attention import Attention, quantised
 from agilepruner.runner.complexities import Measured
 from agilepruner.runner.work import cause, chunks, in_threads, out_of_memory, release_memory
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 ENCODED_TOGETHER = 8  # images per pass of the tower
 PREPARERS = 4  # threads that prepare images for it
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # of an image
 
 Group = list[Document]  # the documents of one image
 Unseen = tuple[Document, str]  # a document that cannot be asked, and why
@@ -45,8 +44,7 @@ class Picture:
     note: str = ""
     offered: int = 0
     tiles: int = 1
-    mosaic: list[int] | None = None
-    view: list[float] | None = None
+    layout: Layout = field(default_factory=Layout)
     image: Any = None
     resized: bool = False
     ranks: dict[bytes, float] = field(default_factory=dict)  # of kept tokens, by their anchors
@@ -189,15 +187,13 @@ class Encoding:
 
     def _picture(self, documents: Group, seen: Seen, tokens: VisualTokens) -> Picture:
         seen.prepared = None  # the tower has seen it
-        shape, view = self.adapter.mosaic(tokens), self.adapter.view(seen.image)
         return Picture(
             tokens,
             documents,
             note=seen.note,
             offered=self.adapter.offered(tokens),
             tiles=self.adapter.tiles(tokens),
-            mosaic=None if shape is None else list(shape),
-            view=None if view == WHOLE else [round(edge, 4) for edge in view],
+            layout=self.adapter.layout(tokens, seen.image),
             image=seen.image,
         )
 

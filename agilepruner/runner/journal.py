@@ -40,9 +40,10 @@ class Entry:
         offered: visual tokens of the image before pruning.
         grid: rows and columns of tokens of each of the image's tiles. tiles: how many.
         kept: which patches the language model was given, see ``runner.kept``; None: all of them.
-        mosaic: rows and columns of the tiles behind the first one, where there are any.
-        view: left, top, right, bottom of what the (first) grid covers, in widths and heights of the
-            image; None: the whole of it.
+        view: left, top, right, bottom of what the tile covers, or those of the mosaic together, in
+            widths and heights of the image; None: the whole of it.
+        mosaic: rows and columns of the tiles that cut ``view``; None: there is one tile.
+        overview: number of the tile beside a mosaic, which is the whole image.
         complexity: erank_input, entropy of the image; erank_kept, attention_kept of its tokens.
         seconds: encode, select, generate: this document's share.
     """
@@ -59,8 +60,9 @@ class Entry:
     grid: list[int] | None = None
     tiles: int = 1
     kept: dict[str, Any] | None = None
-    mosaic: list[int] | None = None
     view: list[float] | None = None
+    mosaic: list[int] | None = None
+    overview: int = 0
     complexity: dict[str, float] | None = None
     seconds: dict[str, float] | None = None
 

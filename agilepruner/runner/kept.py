@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from agilepruner.runner.journal import Entry
+
 if TYPE_CHECKING:  # reports read records, and load no torch
-    from agilepruner.models.base import Visual
+    from agilepruner.models.base import Layout, Visual
     from agilepruner.strategies.base import Selection, VisualTokens
 
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)  # of an image
 NONE = -1  # a token that is no single patch (CLS, a summary); a patch that no token holds
 
 
@@ -131,6 +135,39 @@ def shares(records: Sequence[Mapping[str, Any] | None], names: Sequence[str]) ->
         name: sum(each.count(_DIGITS[i]) / len(each) for each in digits) / len(digits)
         for i, name in enumerate(names)
     }
+
+
+def placed(layout: "Layout") -> dict[str, Any]:
+    """Where the tiles of an image lie on it, as fields of an entry."""
+    return {
+        "view": None if layout.view == WHOLE else [round(edge, 4) for edge in layout.view],
+        "mosaic": layout.mosaic and list(layout.mosaic),
+        "overview": layout.overview,
+    }
+
+
+def boxes_of(entry: Entry) -> list[Box]:
+    """Where each tile of an answer's image lies on it: left, top, right, bottom.
+
+    In widths and heights of the image; beyond 0 to 1 the tile is padded.
+    """
+    view = entry.view or WHOLE
+    if not entry.mosaic:
+        return [(view[0], view[1], view[2], view[3])]
+    rows, columns = entry.mosaic
+    x, y = np.linspace(view[0], view[2], columns + 1), np.linspace(view[1], view[3], rows + 1)
+    boxes = [
+        (float(x[c]), float(y[r]), float(x[c + 1]), float(y[r + 1]))
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    boxes.insert(entry.overview, WHOLE)
+    return boxes
+
+
+def details_of(entry: Entry) -> list[int]:
+    """The tiles that show an answer's image in most detail: all but the overview."""
+    return [tile for tile in range(len(boxes_of(entry))) if tile != entry.overview] or [0]
 
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

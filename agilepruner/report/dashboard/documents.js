@@ -163,15 +163,14 @@ function picture(item, kept, says) {
   const svg = node("svg", {viewBox: `${x0 * width} ${y0 * height} ${(x1 - x0) * width} ${(y1 - y0) * height}`,
     role: "img", "aria-label": says});
   if (image) svg.append(node("image", {href: image.data, width, height, preserveAspectRatio: "none"}));
-  const tiles = item.tiles > 1 ? (state.tiles === "overview" ? [0] : [...Array(item.tiles).keys()].slice(1))
-    : [0];
+  const overview = (tile) => tile === item.overview, every = [...boxes.keys()];
+  const tiles = every.length > 1 ? every.filter((tile) => overview(tile) === (state.tiles === "overview")) : every;
   const attention = item.attention && drawing.includes("attention") ? bytes(item.attention) : null;
   const levels = Array.from({length: 8}, () => "");
   let dropped = "", merged = "";
   const groups = new Map(), shades = new Map();
   const outlines = new Map();
   for (const tile of tiles) {
-    if (!boxes[tile]) continue;
     const [left, top, right, bottom] = boxes[tile];
     const w = (right - left) * width / columns, h = (bottom - top) * height / rows;
     for (let i = 0; i < count; i++) {

@@ -19,6 +19,7 @@ from agilepruner.report.dashboard.grid import Marks
 from agilepruner.report.frames import kept_in
 from agilepruner.report.lines import Table
 from agilepruner.runner.journal import Entry
+from agilepruner.runner.kept import boxes_of
 from agilepruner.runner.rows import Row
 
 WANTED = 600  # documents on a page
@@ -223,37 +224,14 @@ def _of_benchmark(
                 "entropy": (entry.complexity or {}).get("entropy") if entry else None,
                 "grid": entry.grid if entry else None,
                 "tiles": entry.tiles if entry else 1,
-                "boxes": boxes_of(entry, look.picture.size if look and look.picture else (1, 1))
-                if entry
-                else None,
+                "boxes": [[round(e, 4) for e in box] for box in boxes_of(entry)] if entry else None,
+                "overview": entry.overview if entry else 0,
                 "note": entry.note if entry else "",
                 "attention": reader.attention(first, image),
                 "lines": lines,
             },
             look.picture if look else None,
         )
-
-
-def boxes_of(entry: Entry, size: tuple[int, int]) -> list[list[float]]:
-    """Where an image's tiles lie on it: left, top, right, bottom of each, in its width and height.
-
-    Behind an overview the tiles cut the image, padded around to the shape of their mosaic.
-
-    Args:
-        entry: any answer to a document of the image.
-        size: width and height of the image, in any unit.
-    """
-    boxes = [list(entry.view or (0.0, 0.0, 1.0, 1.0))]
-    if entry.mosaic:
-        (rows, columns), (width, height) = entry.mosaic, size
-        across = max(1.0, columns * height / (rows * width))
-        down = max(1.0, rows * width / (columns * height))
-        left, top = (1 - across) / 2, (1 - down) / 2
-        for r in range(rows):
-            for c in range(columns):
-                corner = (left + across * c / columns, top + down * r / rows)
-                boxes.append([*corner, corner[0] + across / columns, corner[1] + down / rows])
-    return [[round(edge, 4) for edge in box] for box in boxes]
 
 
 def _line(
