@@ -66,7 +66,7 @@ def test_stages_are_of_the_patches_or_of_the_merged_tokens():
     assert read(said, 20).stages == [[0, 2, 19], [2]]
     some = keep(torch.tensor([[3, 9, 12]]))
     said = with_stages(recorded(tokens(), some, seen(some, 20)), [[1]], seen(some, 20), 20)
-    assert [read(said, 20).patches[i] for i in read(said, 20).stages[0]] == [9]
+    assert read(said, 20).left == [9]
     mixed = Selection(torch.tensor([[9, 3]]), torch.ones(1, 2, 20))
     said = with_stages(recorded(tokens(), mixed, seen(mixed, 20)), [[1]], seen(mixed, 20), 20)
     assert read(said, 20).stages == [[1]]

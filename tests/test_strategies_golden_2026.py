@@ -140,22 +140,45 @@ def test_cdpruner_by_halves_is_cdpruner_on_each_half(side, budget):
     middle = -(-n // 2)
     cut = {"image_embeds": image, "text_embeds": text}
     tokens = VisualTokens(side, projected=projected, **cut)
-    relevance = CDPruner()._relevance(image, text)
+    relevance = CDPruner()._relevance(tokens)
     kept = CDPrunerHalves()(tokens, budget).indices
     for picture in range(2):
         x = torch.nn.functional.normalize(projected[picture].double(), dim=1)
         x = x * relevance[picture].double()[:, None]
-        expected = most_volume(x[:middle], -(-budget // 2))
-        expected += [middle + i for i in most_volume(x[middle:], budget // 2)]
+        kernel = x @ x.T
+        expected = most_volume(kernel[:middle, :middle], -(-budget // 2))
+        expected += [middle + i for i in most_volume(kernel[middle:, middle:], budget // 2)]
         assert kept[picture].tolist() == sorted(expected)
 
 
-def most_volume(x, count):
-    """The greedy walk by definition: each step the row that makes the Gram determinant largest."""
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_relevance_counts_as_much_as_it_weighs(weight):
+    """The kernel as OpenVINO's documentation weighs it; without weight no question is needed."""
+    make = torch.Generator().manual_seed(1)
+    x, image, text = (torch.randn(1, n, 40, generator=make) for n in (24, 24, 2))
+    joint = {"image_embeds": image, "text_embeds": text} if weight else {}
+    tokens = VisualTokens((4, 6), projected=x, **joint)
+    unit = torch.nn.functional.normalize(x[0].double(), dim=1)
+    kernel = (unit @ unit.T).fill_diagonal_(1)
+    if weight:
+        relevance = CDPruner()._relevance(tokens)[0].double()
+        kernel = kernel * (weight * relevance[:, None] * relevance + 1 - weight)
+    strategy = CDPruner(relevance_weight=weight)
+    assert strategy.reads_question == bool(weight)
+    assert ("no question" in strategy.label) == (not weight)
+    assert strategy(tokens, 7).indices[0].tolist() == sorted(most_volume(kernel, 7))
+    halves = CDPrunerHalves(relevance_weight=weight)(tokens, 7).indices[0].tolist()
+    second = most_volume(kernel[12:, 12:], 3)
+    expected = most_volume(kernel[:12, :12], 4) + [12 + i for i in second]
+    assert halves == sorted(expected)
+
+
+def most_volume(kernel, count):
+    """The greedy walk by definition: each step the token that makes the determinant largest."""
     chosen = []
     for _ in range(count):
-        rest = [i for i in range(len(x)) if i not in chosen]
-        volumes = [torch.logdet(x[[*chosen, i]] @ x[[*chosen, i]].T) for i in rest]
+        rest = [i for i in range(len(kernel)) if i not in chosen]
+        volumes = [torch.logdet(kernel[[*chosen, i]][:, [*chosen, i]]) for i in rest]
         chosen.append(rest[int(torch.stack(volumes).argmax())])
     return chosen
 

@@ -1,19 +1,26 @@
 """Analyses of the paper's study find in made-up frames what was put there, and no more."""
 
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from strategy_configs import random_tokens
 
 from agilepruner.errors import UserError
+from agilepruner.models.base import Visual
 from agilepruner.report.analyses import Finding, agreement
 from agilepruner.report.analyses.adaptive_budgets import adaptive_budgets
+from agilepruner.report.analyses.deployed import deployed
 from agilepruner.report.analyses.enhancement import enhancement
 from agilepruner.report.analyses.sensitivity import sensitivity
 from agilepruner.report.figures import panels
 from agilepruner.report.sheets import Sheet
+from agilepruner.runner.kept import recorded, with_stages
 from agilepruner.strategies.adaptive.other_layer import OtherLayer
 from agilepruner.strategies.attention.fastervlm import FasterVLM
+from agilepruner.strategies.base import Selection, VisualTokens
 from scripts import study_page
 
 
@@ -54,6 +61,44 @@ PUBLISHED = "Published, LLaVA-1.5-7B at 64 tokens (mean: of percent of vanilla)"
 def test_an_enhancement_needs_its_base():
     with pytest.raises(UserError, match="bat_erank"):
         enhancement(*answered({("bat_erank", 64): 0.5}))
+
+
+def test_a_deployed_variant_is_compared_at_its_budget_and_with_as_many_tokens_left():
+    """DART keeps patches 0 and 1 after its stage, the variants 1 and 2, or 0 to 3."""
+    lines = {("dart", 4): 0.5, ("dart_embedding", 4): 0.5, ("dart_embedding", 2): 0.8}
+    cells, documents = answered(lines)
+    whole = np.arange(6)
+    record = {
+        ("dart", 4): with_stages(None, [[0, 1]], visual(whole), 6),
+        ("dart_embedding", 4): kept_bits([0, 1, 2, 3]),
+        ("dart_embedding", 2): kept_bits([1, 2]),
+    }
+    pairs = zip(documents["strategy"], documents["budget"])
+    documents["selection"] = [json.dumps(record[pair]) for pair in pairs]
+    data = deployed(cells, documents.assign(grid="1x2x3")).data.set_index("variant_budget")
+    assert list(data.index) == [4, 2]
+    assert list(data["kept"]) == [2, 2]
+    assert list(data["iou"]) == pytest.approx([2 / 4, 1 / 3])
+    assert list(data["most"]) == [0.5, 1]
+    assert list(data["chance"]) == pytest.approx(
+        [(2 * 4 / 6) / (6 - 2 * 4 / 6), (4 / 6) / (20 / 6)]
+    )
+    assert list(data["difference"]) == pytest.approx([0, 30])
+    assert list(data["verdict"]) == ["cannot tell", "better"]
+    with pytest.raises(UserError, match="dart_embedding"):
+        deployed(cells, documents[documents["strategy"] == "dart"].assign(grid="1x2x3"))
+
+
+def kept_bits(patches):
+    return recorded(
+        VisualTokens((2, 3), projected=torch.zeros(1, 6, 1)),
+        Selection(torch.tensor([patches])),
+        visual(patches),
+    )
+
+
+def visual(patches):
+    return Visual(torch.zeros(len(patches), 1), torch.as_tensor(patches), 6)
 
 
 def test_sensitivity_tells_what_changes_the_selection_from_what_changes_the_score():

@@ -166,10 +166,11 @@ def kept_of(row: Row, directory: Path) -> dict[int, Kept]:
 def patches_of(selection: str, grid: str) -> list[int]:
     """The patches of a line of ``documents_frame``, counted through the tiles; sorted, no doubles.
 
-    A merged token is the patch that it stands for; one that stands for none is left out.
+    A merged token is the patch that it stands for; one that stands for none is left out. Of tokens
+    that are pruned inside the language model, those that the last stage kept.
     """
     tiles, rows, columns = map(int, grid.split("x"))
-    return sorted(set(read(json.loads(selection), tiles * rows * columns).patches) - {NONE})
+    return sorted(set(read(json.loads(selection), tiles * rows * columns).left) - {NONE})
 
 
 def kept_in(entry: Entry) -> Kept:

@@ -80,12 +80,11 @@ def kept_map(kept: Kept, grid: Sequence[int], tile: int = 0) -> list[str]:
         tile: which one.
     """
     rows, columns = grid
-    tokens = kept.stages[-1] if kept.stages else range(len(kept.patches))
     first = tile * rows * columns
     there = np.zeros((rows + rows % 2) * columns, dtype=bool)
-    for token in tokens:
-        if 0 <= (patch := kept.patches[token] - first) < rows * columns:
-            there[patch] = True
+    for patch in kept.left:
+        if 0 <= patch - first < rows * columns:
+            there[patch - first] = True
     upper, lower = there.reshape(-1, 2, columns).transpose(1, 0, 2)
     lines = zip(upper.tolist(), lower.tolist())
     return ["".join(BLOCKS[pair] for pair in zip(*both)) for both in lines]

@@ -43,6 +43,13 @@ class Kept:
     joined: list[int]
     stages: list[list[int]]
 
+    @property
+    def left(self) -> list[int]:
+        """The patch of each token that is left at the end, after the last stage if there is one."""
+        if not self.stages:
+            return self.patches
+        return [self.patches[token] for token in self.stages[-1]]
+
 
 def recorded(
     tokens: "VisualTokens", selection: "Selection", visual: "Visual"

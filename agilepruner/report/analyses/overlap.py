@@ -40,8 +40,8 @@ def overlap(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
             mean, low, high = spread(ratios)
             found[first, second] = found[second, first] = mean
             about = {"budget": budget, "strategy": first, "other": second, "images": len(both)}
-            by_chance = _by_chance(both.to_numpy(), group["grid"].iloc[0])
-            records.append({**about, "iou": mean, "low": low, "high": high, "chance": by_chance})
+            chance = by_chance(both.to_numpy(), group["grid"].iloc[0])
+            records.append({**about, "iou": mean, "low": low, "high": high, "chance": chance})
         lines = [
             [labels[name], *(f"{found[name, o]:.2f}" if o != name else "–" for o in names)]
             for name in names
@@ -63,7 +63,7 @@ def overlap(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     return Finding(sheet, data, _figure(kept))
 
 
-def _by_chance(both: np.ndarray, grid: str) -> float:
+def by_chance(both: np.ndarray, grid: str) -> float:
     """Intersection over union of two sets of these sizes, drawn at random (of the means)."""
     total = np.prod([int(size) for size in grid.split("x")])
     first, second = (np.mean([len(one) for one in column]) for column in both.T)
