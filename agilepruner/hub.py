@@ -46,8 +46,12 @@ class Part:
 
     @property
     def missing(self) -> dict[str, int]:
-        """The files that are not in the hub's cache."""
-        return {name: size for name, size in self.files.items() if self._cached(name) is None}
+        """The files that are not in the hub's cache, or not as long as they should be there."""
+        return {name: size for name, size in self.files.items() if not self._whole(name)}
+
+    def _whole(self, name: str) -> bool:
+        found = self._cached(name)
+        return found is not None and found.stat().st_size == self.files[name]
 
     def _cached(self, name: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
@@ -82,6 +86,11 @@ class Part:
 
         size = readable(sum(self.missing.values()))
         log.info("downloading the %s %s: %s", _named(self.kind), self.repo, size)
+        for name in self.missing:
+            if (cut := self._cached(name)) is not None:
+                log.warning("%s is not whole: it is fetched again", cut)
+                cut.resolve().unlink(missing_ok=True)  # the hub's client takes what is there
+                cut.unlink(missing_ok=True)
         bars = sys.stderr.isatty() and first()
         (enable_progress_bars if bars else disable_progress_bars)()
         try:
@@ -209,10 +218,25 @@ def unreachable(
         )
     elif isinstance(error, errors.RevisionNotFoundError):
         said = f"{name} has no revision {revision!r}."
+    elif (status := _status(error)) in (401, 403):
+        said = (
+            f"{name} was refused ({status}): ask for access on its page and log in with `hf auth "
+            "login`; for public ones, remove a token that is no longer valid with `hf auth logout`."
+        )
+    elif status == 429 or (status or 0) >= 500:
+        said = f"{name} cannot be had just now (the hub answers {status}): try again later."
     else:
         line = (str(error).strip().splitlines() or ["no message"])[0][:200]
         said = f"{name} cannot be loaded ({type(error).__name__}: {line.rstrip('.')})."
     return UserError(f"{said} Local files: {_instead(kind)}{_offline()}")
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error came with, or the one behind it."""
+    response = getattr(error, "response", None)
+    if response is None and error.__cause__ is not None:
+        return _status(error.__cause__)
+    return getattr(response, "status_code", None)
 
 
 def _away(error: BaseException) -> bool:
@@ -220,7 +244,8 @@ def _away(error: BaseException) -> bool:
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
-        return error.response is not None and error.response.status_code >= 500
+        status = _status(error) or 0
+        return status == 429 or status >= 500
     return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore"))
 
 

@@ -137,9 +137,10 @@ def check_size(source: Source, settings: Mapping[str, Any], limit: int | None) -
     """Hold the rows of a hub data set against the size of the benchmark.
 
     Raises:
-        UserError: all of another number of documents would be answered, under the benchmark's name.
+        UserError: a file is no parquet file, or all of another number of documents would be
+            answered, under the benchmark's name.
     """
-    rows = sum(pq.read_metadata(file).num_rows for file in source.files)
+    rows = sum(map(_rows, source.files))
     if rows == settings["size"]:
         return
     said = f"{settings['path']} has {rows:,} documents where {settings['size']:,} are expected"
@@ -149,6 +150,18 @@ def check_size(source: Source, settings: Mapping[str, Any], limit: int | None) -
             f"hub.revision=..., say hub.size={rows} if this one is, or set a limit."
         )
     log.warning("%s", said)
+
+
+def _rows(file: Path) -> int:
+    """Documents in a file of the hub's cache."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except Exception as error:  # pyarrow has a dozen classes for what a broken file may be
+        raise UserError(
+            f"{file} is no readable parquet file ({type(error).__name__}: {_line(error)}). "
+            "Delete it and run the same command to download it again; if it is broken on the hub "
+            "as well, name another commit with hub.revision=..."
+        ) from error
 
 
 def _part(repo: str, config: str | None, split: str, revision: str | None) -> Part:

@@ -172,12 +172,20 @@ def load(
             rotations), taken in turn from the strata that the config names; None keeps all.
 
     Raises:
-        UserError: unknown protocol, or files that are no documents of this benchmark.
+        UserError: unknown protocol, files that are no documents of this benchmark, or none of them
+            can be asked.
     """
     chosen, split, task = opened(benchmark, source, protocol)
     with contained(), quiet():
         wanted = choose(split.columns, benchmark.get("unit"), benchmark.get("strata"), limit)
         documents = [_document(task, split, index) for index in wanted]
+    if all(document.error for document in documents):
+        why = f": {documents[0].error}" if documents else ""
+        raise UserError(
+            f"{benchmark['label']}: none of the {len(documents):,} documents of "
+            f"{source.files[0].name} can be asked{why}. It has the columns "
+            f"{', '.join(split.columns.column_names)}."
+        )
     settings = task.config.generation_kwargs or {}
     stop = settings.get("until") or []
     stop = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -218,23 +218,24 @@ class _Work:
     def _look(self, adapter: Any, fresh: list[Cell]) -> None:
         """Answer the first window of every benchmark unpruned, and see what it says."""
         log.info("a first look: vanilla on the first images of every benchmark")
-        rows = []
+        rows, looks = [], []
         for name in self._small_first():
             cells = [c for c in fresh if c.benchmark == name and c.strategy_name == "vanilla"]
-            if not cells:
-                continue
-            answering = self._answering(adapter, name, cells, lambda count: None)
-            share = answering.shares()[0]
-            claim = self._claim(name, 0, len(answering.shares()))
-            if not self.claims.take(claim):
-                continue  # another process looks at it
-            try:
-                answering.answer(share[:1])
-            finally:
-                self.claims.give_back(claim)
-            seen = [document for group in share[0] for document in group]
-            benchmark = replace(self.benchmarks[name], documents=seen)
-            rows.append(self._score_cell(cells[0], benchmark))
+            if cells:
+                answering = self._answering(adapter, name, cells, lambda count: None)
+                looks.append(_Part(name, cells, answering, answering.shares()))
+        while looks:  # all processes look at all benchmarks, so that all of them stop
+            held = []
+            for part in looks:
+                if not self._first_window(part):
+                    held.append(part)
+                    continue
+                seen = [document for group in part.shares[0][0] for document in group]
+                benchmark = replace(self.benchmarks[part.name], documents=seen)
+                rows.append(self._score_cell(part.cells[0], benchmark))
+            looks = held
+            if looks:
+                time.sleep(WAIT_SECONDS)
         assert self.first_look is not None
         found = self.first_look([row for row in rows if row.status == "done"])
         if not found:
@@ -246,6 +247,23 @@ class _Work:
                 "what was answered is kept."
             )
         log.warning("%s", said)
+
+    def _first_window(self, part: _Part) -> bool:
+        """Answer the first window of a benchmark; False: another process is at it."""
+        first, answering = part.shares[0][:1], part.answering
+        assert answering is not None
+        answering.refresh()
+        if answering.wanted(first):
+            claim = self._claim(part.name, 0, len(part.shares))
+            if not self.claims.take(claim):
+                return False
+            try:
+                answering.refresh()
+                answering.answer(first)
+            finally:
+                self.claims.give_back(claim)
+        answering.close()
+        return True
 
     def _load_benchmarks(self) -> None:
         from evals import tasks

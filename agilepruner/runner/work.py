@@ -2,6 +2,7 @@
 
 import gc
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -37,8 +38,8 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], workers: in
 
 
 def cause(error: BaseException) -> str:
-    """An exception's type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
+    """An exception's type and the first line of what it says; the same in every process."""
+    lines = re.sub(" at 0x[0-9a-f]+", "", str(error)).strip().splitlines()  # of an object in memory
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
