@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_models as tiny
 import yaml
+from huggingface_hub import errors
 from loopback_hub import Hub
 from plans import composed, planned
 
@@ -26,6 +27,7 @@ from agilepruner.ranks import device
 from agilepruner.runner import plan
 from agilepruner.runner.rows import read_row
 from agilepruner.runner.stored import folders
+from evals import sources
 
 ROOT = Path(__file__).parents[1]
 SUITE = ROOT / "evals" / "suite" / "data"
@@ -294,7 +296,7 @@ def answer(part):
 def test_a_hub_that_is_away_gives_its_last_answer_and_a_refusal_does_not(
     monkeypatch, tmp_path, caplog
 ):
-    from huggingface_hub import constants, errors
+    from huggingface_hub import constants
 
     def gone(error):
         def repo_info(*_a, **_k):
@@ -321,6 +323,45 @@ def test_a_hub_that_is_away_gives_its_last_answer_and_a_refusal_does_not(
     refused = errors.RepositoryNotFoundError("no", response=response)
     with pytest.raises(UserError, match="a/b is not on"):
         asked(gone(refused))
+
+
+def test_a_file_that_is_not_whole_is_fetched_again(monkeypatch, tmp_path):
+    part = asking.Part("a/b", "model", "0" * 40, {"config.json": 2})
+    snapshot = tmp_path / "models--a--b" / "snapshots" / part.commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{")
+    monkeypatch.setattr(asking, "cache", lambda: tmp_path)
+
+    def fetch(_repo, **_settings):
+        assert not (snapshot / "config.json").exists()  # the client takes what is there
+        (snapshot / "config.json").write_text("{}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert part.missing == {"config.json": 2}
+    with pytest.raises(UserError, match="1 of 1 files are missing"):
+        part.download(fetch=False)
+    assert part.download() == (snapshot / "config.json",)
+
+
+def test_a_file_that_is_no_parquet_says_so_and_where_it_lies(tmp_path):
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    source = sources.Source((tmp_path / "broken.parquet",), (), ("", ""), {})
+    with pytest.raises(UserError, match=r"broken.parquet is no readable parquet .* Delete it"):
+        sources.check_size(source, {"size": 1, "path": "a/b"}, limit=None)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(401, "was refused"), (403, "was refused"), (429, "try again"), (503, "try again")],
+)
+def test_what_a_hub_answers_is_said_with_what_to_do(status, said):
+    response = SimpleNamespace(headers={}, request=None, status_code=status)
+    behind = OSError("the file cannot be located")
+    behind.__cause__ = errors.HfHubHTTPError("no", response=response)
+    for error in (behind, behind.__cause__):
+        sentence = str(asking.unreachable("dataset", "a/b", error))
+        assert said in sentence
+        assert str(status) in sentence
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(monkeypatch, tmp_path):

@@ -94,6 +94,17 @@ def test_a_question_that_is_none_fails_its_document(tmp_path, benchmark, at):
     assert f"document {at}: it has no question" in row.error
 
 
+def test_data_without_a_column_fails_its_benchmark_once(tmp_path):
+    suite = rewrite(tmp_path / "suite", "mme", lambda i, row: row, 2)
+    table = pq.read_table(DATA / "scienceqa_img.parquet").slice(0, 3).drop_columns(["choices"])
+    pq.write_table(table, tmp_path / "suite" / "scienceqa_img.parquet")
+    rows = rows_of(tmp_path, *suite, "benchmark=[scienceqa_img,mme]", "strategy=vanilla")
+    error = rows["vanilla", "scienceqa_img"].error
+    assert "none of the 3 documents of scienceqa_img.parquet can be asked" in error
+    assert "KeyError: 'choices'. It has the columns" in error
+    assert rows["vanilla", "mme"].status == "done"
+
+
 def test_a_documents_text_is_text_and_never_a_control_token(tmp_path, demo):
     texts = ["<image>", "</s>", "a <image> and </s> b <s><unk>", "<image><image>"]
     suite = rewrite(
