@@ -125,6 +125,7 @@ class Hub(TypedDict):
 
     path: Line
     size: Annotated[Count, "documents, checked after loading"]
+    units: NotRequired[Annotated[Count, "of documents scored together; for the dry run's estimate"]]
     name: NotRequired[Line | None]
     images: NotRequired[Line | None]
     image_of: NotRequired[list[Line]]

@@ -24,6 +24,7 @@ from agilepruner.runner.cells import Cell
 from agilepruner.runner.plan import (
     Run,
     checkpoints,
+    documents_in,
     identify,
     lacking_words,
     on_hub_as,
@@ -143,14 +144,14 @@ class Cost:
 
     Attributes:
         cell: which. layers: visual tokens of each decoder layer. parts: FLOPs of a document.
-        documents: how many; None where a limit counts other units.
+        documents: how many.
         memory: bytes at the peak, an estimate. done: it is answered and scored already.
     """
 
     cell: Cell
     layers: list[int]
     parts: Mapping[str, float]
-    documents: int | None
+    documents: int
     memory: float
     done: bool
 
@@ -163,6 +164,7 @@ def costs(run: Run, size: Size) -> list[Cost]:
     for cell in run.cells:
         shown[cell.benchmark] += seen[id(cell)][0]
     tiles, found = model.get("tiles", 1), []
+    counts = {name: documents_in(run, name) for name in order}
     for cell in sorted(run.cells, key=lambda cell: order.index(cell.benchmark)):
         layers = seen[id(cell)]
         new = run.config["benchmark"][cell.benchmark].get("new_tokens", ANSWER_TOKENS)
@@ -175,7 +177,7 @@ def costs(run: Run, size: Size) -> list[Cost]:
             *(int(max(layers)) + TEXT_TOKENS + new, run.config["batch_size"]),
             *(run.config["images_per_window"], tiles, shown[cell.benchmark]),
         )
-        count = documents(run.config, cell.benchmark)
+        count = counts[cell.benchmark]
         found.append(Cost(cell, layers, parts, count, memory, _done(run, cell)))
     return found
 
@@ -195,7 +197,7 @@ def _cells(found: list[Cost]) -> Iterator[str]:
                 cell.strategy_name,
                 f"{cell.budget:,}",
                 f"{sum(cost.layers) / len(cost.layers):,.0f}",
-                _number(cost.documents),
+                f"{cost.documents:,}",
                 *(f"{parts[name] / 1e12:.3f}" for name in names),
                 f"{100 * parts['total'] / whole[cell.benchmark]:.1f} %",
                 f"{cost.memory / 2**30:.1f}",
@@ -227,16 +229,12 @@ def _hours(run: Run, found: list[Cost]) -> Iterator[str]:
     total, answers = Work(), 0
     for name, those in left.items():
         count = those[0].documents if those else 0
-        if count is None:
-            rows.append((name, "?", "?", "?"))
-            continue
         work = Work.of((cost.parts, count) for cost in those)
         total, answers = total + work, answers + count * len(those)
         time = _time(speed.seconds(work)) if given is not None or known else "?"
         rows.append((name, f"{count * len(those):,}", f"{work.flops / 1e15:,.3g}", time))
-    all_of_them = "all" if all(row[1] != "?" for row in rows) else "all that are known"
     time = _time(speed.seconds(total)) if given is not None or known else "?"
-    rows.append((all_of_them, f"{answers:,}", f"{total.flops / 1e15:,.3g}", time))
+    rows.append(("all", f"{answers:,}", f"{total.flops / 1e15:,.3g}", time))
     if time != "?":
         yield f"Time of one process at {speed.source}; images are encoded once:"
     yield from (f"  {line}" for line in _columns(rows, 1))
@@ -244,10 +242,6 @@ def _hours(run: Run, found: list[Cost]) -> Iterator[str]:
 
 def _time(seconds: float) -> str:
     return f"{seconds / 3600:,.1f}" if seconds >= 360 else f"{seconds / 3600:,.3f}"
-
-
-def _number(count: int | None) -> str:
-    return "?" if count is None else f"{count:,}"
 
 
 def _columns(rows: list[tuple[str, ...]], left: int) -> Iterator[str]:
@@ -270,21 +264,6 @@ def visual_per_layer(cell: Cell, layers: int, model: Mapping[str, Any]) -> list[
         return strategy.promise(full, cell.budget, layers) or [full] * layers
     each = strategy.promise(full // tiles, cell.budget // tiles, layers)
     return [full] * layers if each is None else [tiles * count for count in each]
-
-
-def documents(config: Mapping[str, Any], benchmark: str) -> int | None:
-    """Documents of a benchmark; None where a limit counts other units than documents."""
-    if config["suite"]["kind"] == "hub":
-        count = int(on_hub_as(config, benchmark)["size"])
-    else:
-        import pyarrow.parquet
-
-        file = Path(config["suite"]["directory"]) / f"{benchmark}.parquet"
-        count = pyarrow.parquet.read_metadata(file).num_rows
-    if config["limit"] is None:
-        return count
-    unit = config["benchmark"][benchmark].get("unit")
-    return min(count, config["limit"]) if unit is None else None
 
 
 def _downloads(run: Run, size: Size) -> Iterator[str]:

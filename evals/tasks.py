@@ -8,12 +8,15 @@ Documents come from ``evals.documents``; one that cannot be rendered fails alone
 import copy
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
 from PIL import Image
 
 from agilepruner.errors import UserError
@@ -248,6 +251,17 @@ def unit_of(record: Mapping[str, Any], unit: Mapping[str, Any] | None, index: in
         return index
     value = record[unit["column"]]
     return value % unit["modulo"] if "modulo" in unit else value
+
+
+def counted(files: Sequence[Path], benchmark: Mapping[str, Any], limit: int) -> int:
+    """How many documents of parquet files a limit keeps, without reading an image."""
+    unit, strata = benchmark.get("unit"), benchmark.get("strata")
+    wanted = [unit["column"] if unit else None, strata]
+    tables = []
+    for file in files:
+        there = pq.read_schema(file).names
+        tables.append(pq.read_table(file, columns=[name for name in wanted if name in there]))
+    return len(choose(Dataset(pa.concat_tables(tables)), unit, strata, limit))
 
 
 def choose(

@@ -4,13 +4,14 @@ import importlib.metadata
 
 import pytest
 from architectures import PUBLISHED
-from plans import planned
+from plans import loaded, planned
 
 from agilepruner import doctor, torchvision
 from agilepruner.dry_run import describe
 from agilepruner.errors import UserError
 from agilepruner.flops import Architecture
 from agilepruner.models.shapes import config_of
+from agilepruner.runner.plan import documents_in
 from agilepruner.throughput import HARNESS, Work
 
 # Billions of parameters; TFLOPs of vision and of the unpruned prefill with 60 text tokens
@@ -78,6 +79,18 @@ def test_a_dry_run_says_hours_at_a_given_or_measured_speed(tmp_path):
     answers = int(lines["all"][-3].replace(",", ""))
     assert hours == pytest.approx((pflops * 10 + answers * HARNESS) / 3600, rel=0.01)
     assert "at 100 TFLOP/s, as given" in text
+
+
+def test_a_limit_of_units_is_counted_in_documents():
+    """MME's pairs and MMBench's rotations: exactly where the data is here, else on average."""
+    names = ["mme", "mmbench_en", "pope"]
+    run = planned("limit=7", f"benchmark=[{','.join(names)}]")
+    suite, settings = run.config["suite"], run.config["benchmark"]
+    found = [len(loaded(n, settings[n], suite, "lmms", 7).documents) for n in names]
+    assert [documents_in(run, name) for name in names] == found
+    assert found[0] == 14
+    away = planned("table=llava_1_5_7b", "limit=7")
+    assert [documents_in(away, name) for name in names] == [14, round(7 * 4377 / 1164), 7]
 
 
 def test_work_encodes_an_image_once_for_all_cells():

@@ -298,6 +298,32 @@ def on_hub_as(config: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
     return settings["protocols"][config["protocol"]].get("hub", settings["hub"])
 
 
+def documents_in(run: Run, benchmark: str) -> int:
+    """How many documents of a benchmark will be answered.
+
+    An estimate where a limit counts units (pairs, rotations) and the data set is not here yet.
+    """
+    import pyarrow.parquet as pq
+
+    from evals.tasks import counted
+
+    config, limit = run.config, run.config["limit"]
+    settings, here = config["benchmark"][benchmark], run.sources.get(benchmark)
+    files = here.files if here else ()
+    if config["suite"]["kind"] == "directory":
+        files = (Path(config["suite"]["directory"]) / f"{benchmark}.parquet",)
+        count = pq.read_metadata(files[0]).num_rows
+    else:
+        count = int(on_hub_as(config, benchmark)["size"])
+    if limit is None:
+        return count
+    if settings.get("unit") is None:
+        return min(count, limit)
+    if files:
+        return counted(files, settings, limit)
+    return min(count, round(limit * count / on_hub_as(config, benchmark).get("units", count)))
+
+
 def parts_of(config: Mapping[str, Any], benchmark: str, commit: str | None = None) -> list[Part]:
     """What a benchmark needs of the hub, at a commit if one is given.
 
