@@ -282,10 +282,12 @@ def _plain(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value, default in values if value != default}
 
 
+_AS_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # made once: faster
+
+
 def sealed(record: Mapping[str, Any], cell: str) -> bytes:
     """A record as a line of JSON whose last field is its checksum in this cell."""
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    body = text[:-1].encode("utf-8", "backslashreplace")
+    body = _AS_JSON(record)[:-1].encode("utf-8", "backslashreplace")
     return body + b',"crc":"%08x"}\n' % _checksum(body, cell)
 
 

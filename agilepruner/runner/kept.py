@@ -73,16 +73,19 @@ def recorded(
             at = _through_tiles(selection, tokens.count)
             said["phases"] = _digits(selection.phases.cpu().numpy()[there[at]])
         return said
-    indices = selection.indices.cpu().numpy()
-    present = indices >= 0
     weights = selection.weights[:, :, : tokens.count]  # without a CLS column
-    most, best = (part.cpu().numpy() for part in weights.max(dim=1))  # (T, N)
-    if not most.any():  # tokens that show nothing
+    most, joined = (part.cpu().numpy() for part in weights.max(dim=1))  # (T, N)
+    held = most > 0
+    if not held.any():  # tokens that show nothing
         return {"bits": _bits(np.zeros(total, dtype=bool))}
-    first = np.cumsum(present.sum(axis=1)) - present.sum(axis=1)
-    joined = np.where(most > 0, best + first[:, None], NONE)
-    at = np.where(indices < tokens.count, _through_tiles(selection, tokens.count), NONE)[present]
-    said = {"tokens": _packed(at), "joined": _packed(joined.ravel())}
+    indices = selection.indices.cpu().numpy()  # (T, K)
+    present = indices >= 0
+    counts = present.sum(axis=1)
+    joined += (counts.cumsum() - counts)[:, None]
+    joined[~held] = NONE
+    at = _through_tiles(selection, tokens.count)
+    at[indices >= tokens.count] = NONE
+    said = {"tokens": _packed(at[present]), "joined": _packed(joined)}
     if selection.phases is not None:
         said["phases"] = _digits(selection.phases.cpu().numpy()[present])
     return said
@@ -177,7 +180,9 @@ def details_of(entry: Entry) -> list[int]:
     return [tile for tile in range(len(boxes_of(entry))) if tile != entry.overview] or [0]
 
 
+WINDOW = 10  # 1 KiB: with zlib's own 32 its memory costs more than the compression
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_LETTERS = np.frombuffer(_DIGITS.encode(), dtype=np.uint8)
 
 
 def _numbers(visual: "Visual") -> np.ndarray:
@@ -193,7 +198,7 @@ def _through_tiles(selection: "Selection", count: int) -> np.ndarray:
 
 
 def _digits(phases: np.ndarray) -> str:
-    return "".join(_DIGITS[phase] for phase in phases.ravel().tolist())
+    return _LETTERS[phases].tobytes().decode()
 
 
 def _bits(there: np.ndarray) -> str:
@@ -209,9 +214,11 @@ def _unbits(text: str, total: int) -> list[int]:
 
 def _packed(numbers: np.ndarray) -> str:
     """Numbers from -1 up, small ones in a byte each, compressed."""
-    wide = "B" if numbers.size == 0 or numbers.max() < 255 else "H"
-    kind = np.uint8 if wide == "B" else np.dtype("<u2")
-    return wide + b64encode(zlib.compress((numbers + 1).astype(kind).tobytes(), 6)).decode()
+    raw = (numbers + 1).astype("<u2")
+    wide = "H" if (raw > 255).any() else "B"
+    data = raw if wide == "H" else raw.astype(np.uint8)
+    small = zlib.compressobj(6, wbits=WINDOW, memLevel=5)
+    return wide + b64encode(small.compress(data.tobytes()) + small.flush()).decode()
 
 
 def _unpacked(text: str) -> list[int]:
