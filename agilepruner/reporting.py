@@ -45,6 +45,20 @@ def settings_of(directories: Sequence[Path], given: Mapping[str, str]) -> Any:
     )
 
 
+def place_of(runs: Sequence[Path], given: Mapping[str, str]) -> Path:
+    """Where a report of runs goes: asked for otherwise than they were, in a folder of its own.
+
+    Raises:
+        UserError: a value means nothing.
+    """
+    directory = runs[0].parent / "+".join(run.name for run in runs)
+    if settings_of(runs, given) == settings_of(runs, {}):
+        return directory
+    asked = sorted(f"{key}={given[key]}" for key in given.keys() - {"results", "documents"})
+    log.info("the report of the run itself stays; this one is in %s", directory / ",".join(asked))
+    return directory / ",".join(asked)
+
+
 def report(
     rows: list[Any],
     directory: Path,

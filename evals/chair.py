@@ -42,11 +42,16 @@ def missing_resources() -> list[str]:
 
 
 def fetch_resources() -> list[str]:
-    """Download the NLTK packages that are missing; those that could not be had."""
+    """Download the NLTK packages that are missing; those that could not be had.
+
+    Where one cannot be had (a machine without a network, a proxy that NLTK is not told to trust;
+    NLTK says which on stderr) the others are not waited for.
+    """
     import nltk
 
     for name in missing_resources():
-        nltk.download(name, quiet=True)
+        if not nltk.download(name, quiet=True):
+            break
     return missing_resources()
 
 

@@ -127,3 +127,25 @@ def test_images_without_objects_leave_no_score_and_no_error(no_data):
         assert str(chair.recall([item])) == str(chair.chair_i([item])) == "nan"
         seen = chair.process_results({"question_id": "1", "gt_object": None}, ["A dog."])
         assert chair.faithful([seen["coco_cap_chair_s"]]) == 0.0
+
+
+def test_language_data_are_fetched_until_one_cannot_be_had(monkeypatch, tmp_path):
+    import nltk
+
+    asked = []
+
+    def download(name, quiet):
+        asked.append(name)
+        if name == "wordnet":
+            return False
+        (tmp_path / chair.RESOURCES[name]).mkdir(parents=True)
+        return True
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(nltk, "download", download)
+    assert chair.fetch_resources() == ["wordnet"]
+    assert asked == list(chair.RESOURCES)
+    monkeypatch.setattr(nltk.data, "path", [])
+    monkeypatch.setattr(nltk, "download", lambda name, quiet: asked.append(name))
+    assert chair.fetch_resources() == list(chair.RESOURCES)
+    assert len(asked) == len(chair.RESOURCES) + 1

@@ -98,3 +98,20 @@ def test_the_report_of_two_runs_prints_where_rows_are_from_and_what_is_missing(t
         assert "Rows left out" in text
         assert "the same cell is in a with another value" in text
     assert "AgilePruner" in written
+
+
+def test_a_report_asked_for_otherwise_leaves_that_of_the_run(tmp_path):
+    for one in rows(("divprune", "fastervlm"), (64,), ("gqa",)):
+        folder = tmp_path / "a" / "cells" / f"{one.benchmark}-{one.strategy}-{one.id}"
+        folder.mkdir(parents=True)
+        write_row(folder / "row.json", replace(one, identity={"benchmark": one.benchmark}))
+    own = ["a", f"results={tmp_path}", "documents=0"]
+    files = ("table.md", "report.json", "differences.csv")
+    assert run(own) == 0
+    before = [(tmp_path / "a" / name).read_bytes() for name in files]
+    assert run([*own, "reference=divprune"]) == 0
+    assert [(tmp_path / "a" / name).read_bytes() for name in files] == before
+    beside = [(tmp_path / "a" / "reference=divprune" / name).read_bytes() for name in files]
+    assert all(one != other for one, other in zip(beside, before))
+    assert run(own) == 0  # and is not remembered
+    assert [(tmp_path / "a" / name).read_bytes() for name in files] == before

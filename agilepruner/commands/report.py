@@ -5,16 +5,24 @@ def run(words: list[str]) -> int:
     """``agilepruner report NAME...`` and settings, see ``reporting.USAGE``."""
     from agilepruner.commands import directories, parsed
     from agilepruner.errors import NotFinished
-    from agilepruner.reporting import SETTINGS, USAGE, documents, joined, report, settings_of
+    from agilepruner.reporting import (
+        SETTINGS,
+        USAGE,
+        documents,
+        joined,
+        place_of,
+        report,
+        settings_of,
+    )
 
     usage = f"agilepruner report {USAGE}"
     names, given = parsed(words, usage, SETTINGS)
     runs = directories(names, usage, given.get("results", "results"))
     settings, wanted = settings_of(runs, given), documents(given.get("documents"))
     found, title = joined(runs), "+".join(names)
-    directory = runs[0].parent / title
     sources = found.sheets if len(runs) > 1 else []
-    problems = report(found.rows, directory, title, settings, runs, wanted, sources)
+    where = place_of(runs, given)
+    problems = report(found.rows, where, title, settings, runs, wanted, sources)
     if problems:
         raise NotFinished(" ".join(problems))
     return 0

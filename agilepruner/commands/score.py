@@ -2,16 +2,16 @@
 
 
 def run(words: list[str]) -> int:
-    """``agilepruner score NAME...`` and settings, see ``reporting.USAGE``."""
+    """``agilepruner score NAME... [results=DIR] [documents=N|all]``; then the runs' own reports."""
     from agilepruner.commands import directories, parsed
     from agilepruner.errors import NotFinished
-    from agilepruner.reporting import SETTINGS, USAGE, documents, report, settings_of, together
+    from agilepruner.reporting import documents, report, settings_of, together
     from agilepruner.runner.stored import rescore
 
-    usage = f"agilepruner score {USAGE}"
-    names, given = parsed(words, usage, SETTINGS)
+    usage = "agilepruner score NAME... [results=DIR] [documents=N|all]"
+    names, given = parsed(words, usage, ("results", "documents"))
     runs = directories(names, usage, given.get("results", "results"))
-    settings = settings_of(runs, given)
+    settings = settings_of(runs, {})
     wanted = documents(given.get("documents"))
     rows = together([row for directory in runs for row in rescore(directory)])
     joined = "+".join(names)
