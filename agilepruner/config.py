@@ -89,6 +89,22 @@ class Load(TypedDict):
     full: NotRequired[Annotated[int, Range(1, 100_000)]]
 
 
+class Boxes(TypedDict):
+    """What the numbers of a box are: of the padded square, the picture, or the resized picture."""
+
+    of: Literal["square", "picture", "resized"]
+    scale: NotRequired[Annotated[Positive, "what the whole picture is, 1 or 1000"]]
+    factor: NotRequired[Annotated[int, Range(1, 1000), "that resized sides are multiples of"]]
+    pixels: NotRequired[dict[str, Annotated[int, Range(1, 10**9)]]]
+
+
+class Grounding(TypedDict):
+    """How a model was taught to give boxes."""
+
+    prompt: Annotated[str, Rule("with {expression} once", lambda s: s.count("{expression}") == 1)]
+    boxes: Boxes
+
+
 class Model(TypedDict):
     """A model: what the planner must know before it is loaded, and what loads it."""
 
@@ -104,6 +120,7 @@ class Model(TypedDict):
     load: Annotated[Load, OPEN]
     erank_avg: NotRequired[Annotated[float, Range(1, 10_000), "mean effective rank"]]
     mme: NotRequired[Literal["total", "perception"]]
+    grounding: NotRequired[Grounding | None]
     joint_range: NotRequired[bool]
     tiles: NotRequired[Annotated[int, Range(1, 100), "that share a budget equally"]]
     lacks: NotRequired[dict[str, Line]]
@@ -124,11 +141,12 @@ class Hub(TypedDict):
     """A data set of the hub."""
 
     path: Line
-    size: Annotated[Count, "documents, checked after loading"]
+    size: Annotated[Count, "rows, checked after loading"]
     units: NotRequired[Annotated[Count, "of documents scored together; for the dry run's estimate"]]
     name: NotRequired[Line | None]
     images: NotRequired[Line | None]
     image_of: NotRequired[list[Line]]
+    documents: NotRequired[Annotated[Count, "where rows are several documents; for dry_run"]]
     revision: NotRequired[Line | None]
 
 
@@ -169,6 +187,8 @@ class Protocol(TypedDict):
     overrides: NotRequired[Annotated[Overrides, OPEN]]
     process_results: NotRequired[Function]
     doc_to_text: NotRequired[Function]
+    process_results_arguments: NotRequired[dict[str, Any]]
+    doc_to_text_arguments: NotRequired[dict[str, Any]]
     unit_score: NotRequired[Function]
     unit_parts: NotRequired[Function]
     stratum: NotRequired[Line]
@@ -200,6 +220,8 @@ class Benchmark(TypedDict):
     unit: NotRequired[Unit | None]
     strata: NotRequired[Line | None]
     needs_language_data: NotRequired[bool]
+    fan_out: NotRequired[Line]
+    hub_has: NotRequired[Line]
     headlines: NotRequired[dict[str, Headline]]
 
 
@@ -481,14 +503,34 @@ def _check_benchmark(name: str, benchmark: Benchmark, config: Config) -> None:
     for key in ("process_results", "doc_to_text", "unit_score", "unit_parts"):
         if key in chosen:
             _arguments(str(chosen.get(key)), f"{where}.{key}")
+    given = {
+        "process_results_arguments": chosen.get("process_results_arguments", {}),
+        "doc_to_text_arguments": chosen.get("doc_to_text_arguments", {}),
+    }
+    for key, arguments in given.items():
+        for name_of, value in arguments.items():
+            if value is None:
+                raise UserError(
+                    f"Benchmark '{name}' under protocol={protocol} has no {key}.{name_of} for "
+                    f"model '{config['model']['name']}': its config does not say. Choose "
+                    "protocol=lmms, another model, or give it: for RefCOCO model.grounding "
+                    "(docs/protocols.md)."
+                )
     for metric, function in chosen.get("aggregations", {}).items():
         if "." in function:
             _arguments(function, f"{where}.aggregations.{metric}")
     if config["suite"]["kind"] == "hub" and "hub" not in chosen and "hub" not in benchmark:
         raise UserError(
             f"{where} has no data set on the hub. Give the benchmark "
-            "hub: {path: owner/name, size: documents}, or choose suite=local."
+            "hub: {path: owner/name, size: documents}, or choose suite=local"
+            f"{_instead(benchmark)}."
         )
+
+
+def _instead(benchmark: Benchmark) -> str:
+    """Which benchmark of the hub stands for one that is of the embedded suite alone."""
+    other = benchmark.get("hub_has")
+    return f" or benchmark=[{other}]" if other else ""
 
 
 def _check_noise(config: Config) -> None:

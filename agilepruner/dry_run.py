@@ -113,7 +113,12 @@ def describe(run: Run) -> str:
         dtype.itemsize,
     )
     found = costs(run, size)
-    parts = [_head(run, size), _cells(found), _hours(run, found), _downloads(run, size)]
+    parts = [
+        _head(run, size),
+        _cells(found, model["positions"]),
+        _hours(run, found),
+        _downloads(run, size),
+    ]
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -182,7 +187,7 @@ def costs(run: Run, size: Size) -> list[Cost]:
     return found
 
 
-def _cells(found: list[Cost]) -> Iterator[str]:
+def _cells(found: list[Cost], own_positions: str) -> Iterator[str]:
     titles = "benchmark,strategy,budget,layer mean,documents,vision,projector,selection,prefill,"
     titles += "decode,total,of vanilla,memory GiB,done"
     rows = [tuple(titles.split(","))]
@@ -194,7 +199,8 @@ def _cells(found: list[Cost]) -> Iterator[str]:
         rows.append(
             (
                 cell.benchmark,
-                cell.strategy_name,
+                cell.strategy_name
+                + (f" ({cell.positions})" if cell.positions != own_positions else ""),
                 f"{cell.budget:,}",
                 f"{sum(cost.layers) / len(cost.layers):,.0f}",
                 f"{cost.documents:,}",
@@ -266,6 +272,11 @@ def visual_per_layer(cell: Cell, layers: int, model: Mapping[str, Any]) -> list[
     return [full] * layers if each is None else [tiles * count for count in each]
 
 
+def _size(hub: Mapping[str, Any]) -> int:
+    """Documents of a data set of the hub."""
+    return int(hub.get("documents", hub["size"]))
+
+
 def _downloads(run: Run, size: Size) -> Iterator[str]:
     wanted, unknown, total, here = [], [], 0, 0
     for name, found in needs(run):
@@ -299,7 +310,7 @@ def needs(run: Run) -> Iterator[tuple[str, list[Part] | UserError]]:
     if run.config["suite"]["kind"] == "hub":
         for name in run.config["benchmark"]:
             where = on_hub_as(run.config, name)
-            label = f"data set {where['path']} ({name}, {where['size']:,} documents)"
+            label = f"data set {where['path']} ({name}, {_size(where):,} documents)"
             yield label, _asked(lambda: parts_of(run.config, name))  # noqa: B023
 
 

@@ -5,9 +5,11 @@ is known by its content; what a column says of it is not asked.
 """
 
 import hashlib
+import io
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, Features
 from datasets import Image as ImageFeature
 from datasets.features.features import require_decoding
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from evals.lmms import SETTINGS_LOCK
 
@@ -32,9 +34,16 @@ class Split:
         files: parquet files, in order.
         images: parquet files of a second table with the images, where they are apart (GQA).
         image_of: (column of the documents, column of that table) that join them.
+        process_docs: lmms-eval's own function from rows to documents (RefCOCO: a document per
+            expression of a row); None: a row is a document.
+
+    Attributes:
+        columns: of the documents, without images.
+        odd: document -> why it cannot be asked, of rows that ``process_docs`` fails on.
 
     Raises:
         OSError, pyarrow.ArrowException: a file cannot be read.
+        Exception: whatever ``process_docs`` raises when it fails on every row.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class Split:
         files: Sequence[Path],
         images: Sequence[Path] = (),
         image_of: tuple[str, str] = ("", ""),
+        process_docs: Callable[[Dataset], Dataset] | None = None,
     ) -> None:
         self._tables = [pq.ParquetFile(path) for path in files]
         features = Features.from_arrow_schema(self._tables[0].schema_arrow)
@@ -57,8 +67,35 @@ class Split:
         self._rows = None if decoded else whole.combine_chunks()
         self._elsewhere = Split(images) if images else None
         self._image_of = image_of
+        self._joined = whole[image_of[0]] if images else None
         self._pictures = {name: features[name] for name in pictures}
         self._groups = _Groups(files, self._tables, list(self._pictures))
+        self.odd: dict[int, str] = {}
+        self._row_of: list[int] | None = None  # document -> row; None: they are the same
+        self._last: tuple[int, str | None] = (-1, None)  # row, and the digest of its image
+        if process_docs is not None:
+            self._process(process_docs)
+
+    def _process(self, process_docs: Callable[[Dataset], Dataset]) -> None:
+        """Let documents be what ``process_docs`` makes of rows; a row that it fails on is one."""
+        name, count = next(iter(self._pictures), "image"), len(self.columns)
+        numbered = self.columns.add_column(ROW, list(range(count)))
+        sized = numbered.with_transform(_WithSizes(name, [self._size(row) for row in range(count)]))
+        documents, causes = _processed(sized, process_docs)
+        keys = dict.fromkeys(key for each in documents for key in each)
+        self.odd = {i: causes[d[ROW]] for i, d in enumerate(documents) if d[ROW] in causes}
+        self._row_of = [document[ROW] for document in documents]
+        shown = [key for key in keys if key not in (ROW, name)]
+        self.columns = Dataset.from_dict({k: [d.get(k) for d in documents] for k in shown})
+        self._rows = self.columns.data.table.combine_chunks()
+
+    def _size(self, row: int) -> tuple[int, int]:
+        """Of a row's image; a pixel where it cannot be read, which the document itself will say."""
+        try:
+            _, content = self._content(row)
+            return size(content or b"")
+        except Exception:
+            return 1, 1
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -71,8 +108,15 @@ class Split:
 
     def source(self, index: int) -> tuple[str, bytes | None]:
         """Name of the image column and the image's encoded bytes; None: there is no image."""
-        if self._elsewhere is not None:
-            key = self.columns[index][self._image_of[0]]
+        return self._content(self._row(index))
+
+    def _row(self, index: int) -> int:
+        return index if self._row_of is None else self._row_of[index]
+
+    def _content(self, index: int) -> tuple[str, bytes | None]:
+        """``source`` of a row."""
+        if self._elsewhere is not None and self._joined is not None:
+            key = self._joined[index].as_py()
             try:
                 return self._elsewhere.source(self._position[key])
             except KeyError:
@@ -89,11 +133,14 @@ class Split:
 
     def image_digest(self, index: int) -> str | None:
         """Hash of the image's encoded bytes; None where there is none or it cannot be read."""
-        try:
-            _, content = self.source(index)
-        except (OSError, ValueError):
-            return None
-        return None if content is None else _digest(content)
+        row, last = self._row(index), self._last
+        if last[0] != row:  # documents of a row follow each other
+            try:
+                _, content = self._content(row)
+            except (OSError, ValueError):
+                content = None
+            self._last = last = row, None if content is None else _digest(content)
+        return last[1]
 
     def document(self, index: int, digest: str = "") -> tuple[dict[str, Any], str]:
         """A document with its decoded image, and what a reader must know of that image (or "").
@@ -113,6 +160,56 @@ class Split:
             raise ValueError("the image file changed since the run began")
         image, note = decode(content)
         return {**self.record(index), name: image}, note
+
+
+ROW = "row of the table"  # a column's name that no data set has
+
+
+class _Size(dict[str, int]):
+    """Stands for an image whose size is all that is asked; data sets take it for a struct."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.width, self.height = size
+        super().__init__(width=self.width, height=self.height)
+
+
+@dataclass(frozen=True)
+class _WithSizes:
+    """Puts images that are sizes into batches of rows."""
+
+    name: str
+    sizes: list[tuple[int, int]]
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, self.name: [_Size(self.sizes[row]) for row in batch[ROW]]}
+
+
+def _processed(
+    rows: Dataset, process_docs: Callable[[Dataset], Dataset]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Documents of rows in order, and why rows failed: such a row is one empty document.
+
+    Raises:
+        Exception: of the first row, when all rows fail.
+    """
+    found: list[dict[str, Any]] = []
+    causes: dict[int, str] = {}
+    first: Exception | None = None
+    parts = [range(len(rows))]
+    while parts:
+        part = parts.pop()
+        try:
+            found += process_docs(rows.select(part) if len(part) < len(rows) else rows).to_list()
+        except Exception as error:
+            if len(part) > 1:
+                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+                continue
+            first = first or error
+            causes[part[0]] = f"{type(error).__name__}: {error}".splitlines()[0]
+            found.append({ROW: part[0]})
+    if first is not None and len(causes) == len(rows):
+        raise first
+    return found, causes
 
 
 def _digest(content: bytes) -> str:
@@ -187,6 +284,18 @@ def _is_image(feature: Any) -> bool:
     if isinstance(feature, ImageFeature):
         return True
     return isinstance(feature, dict) and set(feature) == {"bytes", "path"}
+
+
+def size(content: bytes) -> tuple[int, int]:
+    """Width and height of an image as ``decode`` gives it, from its header.
+
+    Raises:
+        OSError: it is no image.
+    """
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (height, width) if turned else (width, height)
 
 
 def decode(content: bytes) -> tuple[Image.Image, str]:

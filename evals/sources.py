@@ -133,6 +133,14 @@ def downloaded(settings: Mapping[str, Any], parts: Sequence[Part], fetch: bool =
     return Source(files, images, (join[0], join[1]), identity)
 
 
+def count_documents(files: Sequence[Path], fan_out: str | None = None) -> int:
+    """How many documents parquet files hold: rows, or entries of the lists in a column."""
+    if fan_out is None:
+        return sum(pq.read_metadata(file).num_rows for file in files)
+    columns = [pq.read_table(file, columns=[fan_out])[fan_out] for file in files]
+    return sum(len(entries or ()) for column in columns for entries in column.to_pylist())
+
+
 def check_size(source: Source, settings: Mapping[str, Any], limit: int | None) -> None:
     """Hold the rows of a hub data set against the size of the benchmark.
 

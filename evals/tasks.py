@@ -10,7 +10,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapp
     config.update(copy.deepcopy(dict(chosen.get("overrides", {}))))
     for function in ("process_results", "doc_to_text"):
         if function in chosen:
-            config[function] = resolve(chosen[function])
+            found, given = resolve(chosen[function]), chosen.get(f"{function}_arguments")
+            config[function] = partial(found, **given) if given else found
     metrics = [m for m in config["metric_list"] if m["metric"] != "submission"]
     replaced = chosen.get("aggregations", {})
     known = {metric["metric"]: metric for metric in metrics}
@@ -147,7 +148,8 @@ def task_config(benchmark: Mapping[str, Any], protocol: str) -> tuple[dict, Mapp
         entry = known.setdefault(name, {"metric": name, "higher_is_better": True})
         entry["aggregation"] = aggregation if "." not in aggregation else resolve(aggregation)
     config["metric_list"] = list(known.values())
-    config["process_docs"] = None  # GQA's joins images for the whole split; see documents.Split
+    if not benchmark.get("fan_out"):
+        config["process_docs"] = None  # GQA's joins images for the whole split: documents.Split
     return config, chosen
 
 
@@ -206,8 +208,10 @@ def opened(
     """
     config, chosen = task_config(benchmark, protocol)
     try:
-        split = Split(source.files, source.images, source.image_of)
         with contained(), quiet():
+            split = Split(
+                source.files, source.images, source.image_of, config.pop("process_docs", None)
+            )
             task = _task_class()(config, split.columns)
     except Exception as error:
         line = (str(error).strip().splitlines() or ["no message"])[0]
@@ -221,6 +225,8 @@ def opened(
 def _document(task: Any, split: Split, index: int) -> Document:
     """Render one document; what is wrong with it is its own."""
     key = split.image_digest(index) or unseen(index)
+    if index in split.odd:
+        return Document(index, "", key, f"its row cannot be read: {split.odd[index]}")
     record = split.record(index)
     if "question" in record and absent(record["question"]):
         return Document(index, "", key, "it has no question")

@@ -133,12 +133,22 @@ DOCUMENTS = {
             "answer": ["x ^ 2"],
         },
     ],
+    "grounding": [{"question": "Is it Left?", "answer": "left", "imageId": "n1"}],
+    "refcoco": [
+        {"question_id": "1", "answer": ["the red one", "left {0}"], "bbox": [2.0, 2.0, 4.0, 4.0]},
+        {"question_id": "2", "answer": ["it"], "bbox": [0.0, 0.0, 8.0, 2.0]},
+    ],
     "vqav2_testdev": [{"question": "What is This?", "question_id": 9, "image_id": 5}],
     "vizwiz_test": [{"question_id": "VizWiz_test_1", "question": "What brand is IBM?"}],
 }
 
 # (benchmark, protocol) -> prompt of each document (or of the first), new tokens, stop strings.
 LLAVA = (128, ())
+REGION = "Please provide the bounding box coordinate of the region this sentence describes: "
+CORNERS = (
+    "Bounding box coordinates are specified in the format (top-left x, top-left y, bottom-right x, "
+    "bottom-right y). All values are floating point numbers bounded between 0 and 1. "
+)
 PROMPTS = {
     ("vqav2", "lmms"): (["What is This?" + SHORT], 16, ("\n\n",)),
     ("vqav2", "paper"): (["What is This?" + SHORT], *LLAVA),
@@ -213,6 +223,13 @@ PROMPTS = {
     ("chair", "paper"): (["Please describe this image in detail."], 512, ()),
     ("chartqa", "lmms"): (["How many?\nAnswer the question with a single word."], 16, ("\n\n",)),
     ("ai2d", "lmms"): (["Which?\nA. moon\nB. sun" + LETTER], 16, ("\n\n",)),
+    ("grounding", "lmms"): (["Is it Left?" + SHORT], 16, ("\n\n",)),
+    ("refcoco", "lmms"): (
+        [CORNERS + REGION + each for each in ("the red one", "left {0}", "it")],
+        None,
+        ("ASSISTANT:",),
+    ),
+    ("refcoco", "paper"): ([REGION + each for each in ("the red one", "left {0}", "it")], *LLAVA),
     ("ocrbench", "lmms"): (["what is written in the image?"], 128, ("\n\n",)),
 }
 
@@ -255,6 +272,17 @@ SCORES = [
     ("ai2d", "lmms", "qwen2_5_vl_7b", ["B. sun"], 100.0, {}),
     ("ai2d", "lmms", "qwen2_5_vl_7b", ["b"], 100.0, {}),
     ("ai2d", "lmms", "qwen2_5_vl_7b", ["sun"], 0.0, {}),
+    ("grounding", "lmms", "llava_1_5_7b", ["Left."], 100.0, {}),
+    ("grounding", "lmms", "llava_1_5_7b", ["on the left"], 0.0, {}),
+    # IoU 1, then half of the target (counted), then a bit less than half.
+    (
+        "refcoco",
+        "lmms",
+        "llava_1_5_7b",
+        ["[0.25, 0.25, 0.75, 0.75]", "[0.25, 0.25, 0.5, 0.75]", "[0, 0, 0.49, 0.25]"],
+        100 * 2 / 3,
+        {"refcoco_IoU": (1 + 0.5 + 0.49) / 3, "refcoco_ACC@0.9": 1 / 3},
+    ),
     ("ocrbench", "lmms", "qwen2_5_vl_7b", ["it says private.", "x^3"], 50.0, {}),
 ]
 
@@ -285,7 +313,9 @@ def test_prompts_and_limits(suite, benchmark, protocol):
     assert [d.question for d in found.documents[: len(prompts)]] == prompts
     assert found.max_new_tokens == limit
     assert found.stop == stop
-    assert len(found.documents) == len(DOCUMENTS[benchmark])
+    entries = found.config.get("fan_out")  # a document each
+    rows = DOCUMENTS[benchmark]
+    assert len(found.documents) == sum(len(row[entries]) if entries else 1 for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 # Parts of a protocol that say how answers are scored or shown, and change none of them.
 SCORING = (
-    *("headline", "unit_score", "unit_parts", "stratum", "aggregations", "process_results"),
+    *("headline", "unit_score", "unit_parts", "stratum", "aggregations"),
+    *("process_results", "process_results_arguments"),
     *SHOWN,
 )
 # Where an answer is made, besides the adapter, strategy and prompt that the config names.
@@ -91,6 +92,7 @@ def plan(config: DictConfig, beside: Collection[str] = ()) -> Run:
             suite_file(data["suite"], benchmark)
         for name, strategy in strategies:
             _check_needs(name, strategy, data["model"])
+            _check_boxes(name, strategy, data, benchmark)
         cells += [
             Cell(name, strategy, budget, benchmark, positions)
             for name, strategy, budget in possible
@@ -145,6 +147,18 @@ def _check_needs(name: str, strategy: Strategy, model: Mapping[str, Any]) -> Non
             f"Strategy '{name}' needs {', '.join(lacking)}, which model '{model['name']}' does not "
             f"have{f' ({why})' if why else ''}. Choose another model, or one of its strategies: "
             f"{', '.join(_fed(model))}."
+        )
+
+
+def _check_boxes(name: str, strategy: Strategy, config: Mapping[str, Any], benchmark: str) -> None:
+    """Refuse pixels of the resized picture where a strategy resizes the picture by itself."""
+    protocol = config["benchmark"][benchmark]["protocols"][config["protocol"]]
+    boxes = protocol.get("process_results_arguments", {}).get("boxes") or {}
+    if boxes.get("of") == "resized" and "resolution" in strategy.needs:
+        raise UserError(
+            f"Strategy '{name}' makes the picture smaller, and model '{config['model']['name']}' "
+            f"writes boxes in pixels of the picture that it sees: {benchmark} under "
+            f"protocol={config['protocol']} would misread them. Leave '{name}' out."
         )
 
 
@@ -303,8 +317,7 @@ def documents_in(run: Run, benchmark: str) -> int:
 
     An estimate where a limit counts units (pairs, rotations) and the data set is not here yet.
     """
-    import pyarrow.parquet as pq
-
+    from evals.sources import count_documents
     from evals.tasks import counted
 
     config, limit = run.config, run.config["limit"]
@@ -312,9 +325,11 @@ def documents_in(run: Run, benchmark: str) -> int:
     files = here.files if here else ()
     if config["suite"]["kind"] == "directory":
         files = (Path(config["suite"]["directory"]) / f"{benchmark}.parquet",)
-        count = pq.read_metadata(files[0]).num_rows
+    if files:
+        count = count_documents(files, settings.get("fan_out"))
     else:
-        count = int(on_hub_as(config, benchmark)["size"])
+        hub = on_hub_as(config, benchmark)
+        count = int(hub.get("documents", hub["size"]))
     if limit is None:
         return count
     if settings.get("unit") is None:
