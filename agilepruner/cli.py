@@ -158,16 +158,18 @@ def _analyse(planned: Any, rows: list[Any]) -> list[str]:
     """Print an analysis and write its files; what stood in the way."""
     from hydra.utils import get_method
 
+    from agilepruner.documents import OnDisk
     from agilepruner.measures import measured
-    from agilepruner.report.analyses import analyse
+    from agilepruner.report.analyses import analyse, check_done
     from agilepruner.report.sheets import render_text
 
     try:
         function = planned.config["analysis"]
-        images = None
-        if measure := planned.config.get("measure"):
-            images = measured(planned, get_method(measure))
-        finding = analyse(function, rows, planned.directory, images)
+        measure = planned.config.get("measure")
+        check_done(rows, bool(measure))
+        images = measured(planned, get_method(measure)) if measure else None
+        reader = OnDisk([planned.directory])
+        finding = analyse(function, rows, planned.directory, images, reader)
         show(render_text(finding.sheet))
         where = planned.directory / "analyses" / function.rpartition(".")[2]
         finding.write(where)

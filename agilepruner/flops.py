@@ -203,9 +203,8 @@ def _weights(layers: Any) -> float:
 
 def _unknown(part: str, config: Any, layers: Any, expected: str) -> UserError:
     return UserError(
-        f"FLOPs cannot be computed for a {part} of type '{config.model_type}': the matrices of a "
-        f"layer have {_weights(layers):,.0f} weights, expected {expected}. Its shape needs a "
-        "formula in agilepruner/flops.py."
+        f"No FLOPs for a {part} of type '{config.model_type}': a layer has {_weights(layers):,.0f} "
+        f"weights in matrices, expected {expected}."
     )
 
 

@@ -75,7 +75,7 @@ class Part:
         absent = list(self.missing)
         if absent:
             raise UserError(
-                f"the {_named(self.kind)} {self.repo} is not on this machine ({len(absent)} of "
+                f"the {_named(self.kind)} {self.repo} is not here ({len(absent)} of "
                 f"{len(self.files)} files are missing, e.g. {absent[0]}).{_offline()}"
             )
         return tuple(path for name in self.files if (path := self._cached(name)) is not None)
@@ -141,11 +141,7 @@ def ask(
     except Exception as error:
         if known is None or not _away(error):
             raise unreachable(kind, repo, error, revision) from error
-        log.warning(
-            "%s: the hub cannot be reached; using commit %s, the last one seen",
-            repo,
-            known.commit[:8],
-        )
+        log.warning("%s: the hub cannot be reached, using commit %s", repo, known.commit[:8])
         part = known
     else:
         _remember(remembered, part)
@@ -179,8 +175,8 @@ def check_room(parts: list[Part]) -> None:
     free = free_bytes()
     if needed and needed + MARGIN > free:
         raise UserError(
-            f"{readable(needed)} must be downloaded to {cache()}, where {readable(free)} are free. "
-            "Make room, set HF_HOME to a directory on another disk, or choose fewer benchmarks."
+            f"{readable(needed)} are to be downloaded to {cache()}, where {readable(free)} are "
+            "free. Make room, let HF_HOME name another disk, or choose fewer benchmarks."
         )
 
 
@@ -214,7 +210,7 @@ def unreachable(
 
     name = f"the {_named(kind)} {repo}"
     if isinstance(error, errors.GatedRepoError):
-        said = f"{name} is gated: request access on its page, then log in with `hf auth login`."
+        said = f"{name} is gated: ask for access on its page, then log in with `hf auth login`."
     elif isinstance(error, errors.RepositoryNotFoundError):
         said = (
             f"{name} is not on {constants.ENDPOINT}, or it is private: check the name, or log in "
@@ -232,7 +228,7 @@ def unreachable(
     else:
         line = (str(error).strip().splitlines() or ["no message"])[0][:200]
         said = f"{name} cannot be loaded ({type(error).__name__}: {line.rstrip('.')})."
-    return UserError(f"{said} To use local files: {_instead(kind)}{_offline()}")
+    return UserError(f"{said} Local files: {_instead(kind)}{_offline()}")
 
 
 def _status(error: BaseException) -> int | None:

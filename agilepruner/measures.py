@@ -1,8 +1,8 @@
 """Measurements of images that no answer holds: for an analysis whose YAML names one (``measure``).
 
-A measure is a function of the loaded adapter and one image that returns numbers by name. It needs
-the vision tower only. Nothing is kept between runs: each costs a load of the model and its passes
-of the tower, which the log says.
+A measure is a function of the loaded adapter, one image and a question about it that returns
+numbers by name (docs/adding-an-analysis.md has an example). Nothing is kept between runs: each
+costs a load of the model and its passes of the tower, which the log says.
 """
 
 import io
@@ -12,35 +12,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter
-
-from agilepruner.errors import UserError
+from PIL import Image, ImageFilter
 
 log = logging.getLogger(__name__)
 
-Measure = Callable[[Any, Image.Image], dict[str, float]]
-STRENGTHS = (1, 2, 3)
-# Our choice of kinds and strengths; standard deviation of a full scale, pixels, factor, quality.
+Measure = Callable[[Any, Image.Image, str], Mapping[str, float]]
+STRENGTHS = (1, 3, 5)
+# The severities 1, 3 and 5 of ImageNet-C and COCO-C (Hendrycks and Dietterich, arXiv 1903.12261):
+# standard deviation of a full scale, pixels, factor, quality.
 CORRUPTIONS: Mapping[str, tuple[float, float, float]] = {
-    "noise": (0.04, 0.08, 0.16),
-    "blur": (1, 2, 4),
-    "contrast": (0.75, 0.5, 0.25),
-    "jpeg": (50, 25, 10),
+    "noise": (0.08, 0.18, 0.38),
+    "blur": (1, 3, 6),
+    "contrast": (0.4, 0.2, 0.05),
+    "jpeg": (25, 15, 7),
 }
+BUDGET = 64  # tokens that the answer is given whose cost erank's is a share of
+NEW_TOKENS = 16
 
 
 def measured(run: Any, measure: Measure) -> list[dict[str, Any]]:
     """A measure of every image of a run's benchmarks, each once per benchmark.
 
+    An image that cannot be read or measured fails alone: its line says why, as its ``problem``.
+
     Args:
         run: an identified plan.
-        measure: what is measured.
+        measure: what is measured: of the adapter, an image, and a question about it.
 
     Returns:
-        ``benchmark``, ``benchmark_label``, ``image`` (hash of its bytes) and the numbers.
+        ``benchmark``, ``benchmark_label``, ``document`` (the first that shows it), ``image`` (hash
+        of its bytes) and the numbers, or a ``problem``.
 
     Raises:
-        UserError: documents or model cannot be had, or an image cannot be read.
+        UserError: documents or model cannot be had.
     """
     from agilepruner.runner.run import documents_of, load_model
 
@@ -49,21 +53,23 @@ def measured(run: Any, measure: Measure) -> list[dict[str, Any]]:
     found = []
     for name in run.sources:
         benchmark = documents_of(run, name)
-        unique = {document.image_key: document for document in benchmark.documents}
-        for key, document in unique.items():
+        unique = {one.image_key: one for one in reversed(benchmark.documents)}  # the first of each
+        for key, document in reversed(unique.items()):
+            about = {"benchmark": name, "benchmark_label": benchmark.config["label"]}
+            about |= {"document": document.index, "image": key}
             try:
                 image, _ = benchmark.image(document)
-            except OSError as error:
-                raise UserError(
-                    f"The image of document {document.index} of {name} cannot be read ({error})."
-                ) from error
-            about = {"benchmark": name, "benchmark_label": benchmark.config["label"], "image": key}
-            found.append({**about, **measure(adapter, image)})
+                found.append({**about, **measure(adapter, image, document.question)})
+            except Exception as error:  # whatever is wrong with it, the others are measured
+                problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+                log.warning("%s, document %d: %s", name, document.index, problem)
+                log.debug("not measured", exc_info=True)
+                found.append({**about, "problem": problem})
     log.info("%d images measured in %.1f s", len(found), time.perf_counter() - started)
     return found
 
 
-def feature_spaces(adapter: Any, image: Image.Image) -> dict[str, float]:
+def feature_spaces(adapter: Any, image: Image.Image, question: str) -> dict[str, float]:
     """Effective rank where the paper may have measured it: one pass of the tower, four spectra."""
     from agilepruner.complexity import attention_entropy
 
@@ -87,27 +93,39 @@ def _rank(x: Any) -> float:
     return float(torch.special.entr(share).sum(dim=-1).exp().mean())
 
 
-def corruptions(adapter: Any, image: Image.Image) -> dict[str, float]:
-    """Effective rank of an image and of its corrupted copies: 13 passes of the tower.
+def corruptions(adapter: Any, image: Image.Image, question: str) -> dict[str, float]:
+    """Effective rank of an image and of its corrupted copies: 13 passes of the tower; and its cost.
 
-    ``milliseconds`` is what the effective rank of the clean image took, alone in its batch, as
-    AgilePruner computes it; ``encode_milliseconds`` is the tower's time for it.
+    ``erank_ms``: milliseconds of the clean image's effective rank, alone in its batch, as
+    AgilePruner computes it; ``encode_ms`` of the vision tower, ``answer_ms`` of all that one answer
+    with AgilePruner takes: tower, selection (with the effective rank), prefill and at most
+    ``NEW_TOKENS`` tokens. All of the processor, so that other work on the machine is not in them
+    (``processor`` 1), or, with a GPU, of the clock (0).
     """
     import torch
 
     from agilepruner.complexity import effective_rank, effective_rank_small
+    from agilepruner.strategies.adaptive.agilepruner import AgilePruner
 
-    def waited() -> float:
-        if torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+
+    def now() -> float:
+        if gpu:
             torch.cuda.synchronize()
-        return 1000 * time.perf_counter()
+        return 1000 * (time.perf_counter() if gpu else time.process_time())
 
-    image = image.convert("RGB")
-    start = waited()
-    (tokens,) = adapter.encode([image], frozenset())
-    seen = waited()
+    image, strategy = image.convert("RGB"), AgilePruner()
+    start = now()
+    (tokens,) = adapter.encode([image], frozenset(strategy.needs))
+    encoded = now()
     effective_rank(tokens.projected)
-    found = {"encode_milliseconds": seen - start, "milliseconds": waited() - seen}
+    ranked = now()
+    budget = min(adapter.tile_budget(BUDGET), tokens.count)
+    visual = adapter.embed(tokens, strategy(tokens, budget))
+    adapter.generate([adapter.tokenize(question)], [visual], NEW_TOKENS)
+    answered = now()
+    found = {"processor": float(not gpu), "budget": float(budget), "encode_ms": encoded - start}
+    found |= {"erank_ms": ranked - encoded, "answer_ms": encoded - start + answered - ranked}
     found["clean"] = float(effective_rank_small(tokens.projected).mean())
     variants = [(kind, strength) for kind in CORRUPTIONS for strength in STRENGTHS]
     seen_so = adapter.encode([corrupted(image, *each) for each in variants], frozenset())
@@ -117,8 +135,8 @@ def corruptions(adapter: Any, image: Image.Image) -> dict[str, float]:
 
 
 def corrupted(image: Image.Image, kind: str, strength: int) -> Image.Image:
-    """An RGB image with noise, blur, less contrast or JPEG's losses, at strength 1, 2 or 3."""
-    amount = CORRUPTIONS[kind][strength - 1]
+    """An RGB image with noise, blur, less contrast or JPEG's losses, at a severity."""
+    amount = CORRUPTIONS[kind][STRENGTHS.index(strength)]
     if kind == "noise":
         pixels = np.asarray(image, dtype=float)
         drawn = np.random.default_rng(0).normal(0, 255 * amount, pixels.shape)
@@ -126,7 +144,11 @@ def corrupted(image: Image.Image, kind: str, strength: int) -> Image.Image:
     if kind == "blur":
         return image.filter(ImageFilter.GaussianBlur(amount))
     if kind == "contrast":
-        return ImageEnhance.Contrast(image).enhance(amount)
+        pixels = np.asarray(image, dtype=float)
+        middle = pixels.mean(axis=(0, 1))
+        return Image.fromarray(
+            np.clip((pixels - middle) * amount + middle, 0, 255).astype(np.uint8)
+        )
     out = io.BytesIO()
     image.save(out, "JPEG", quality=int(amount))
     return Image.open(io.BytesIO(out.getvalue())).convert("RGB")

@@ -120,7 +120,7 @@ class Split:
             try:
                 return self._elsewhere.source(self._position[key])
             except KeyError:
-                raise ValueError(f"the table of images has no image {key!r}") from None
+                raise ValueError(f"there is no image {key!r} in the table of images") from None
         if not self._pictures:
             return "image", None
         name = next(iter(self._pictures))

@@ -60,8 +60,8 @@ def directory(
         identity: dict[str, Any] = {"file": file_digest(file)}
     except Exception as error:  # pyarrow has a dozen classes for what a broken file may be
         raise UserError(
-            f"{file} cannot be read as parquet ({type(error).__name__}: {_line(error)}). "
-            "Build or download it again, or choose another suite."
+            f"{file} is no readable parquet file ({type(error).__name__}: {_line(error)}). "
+            "Write it again, or choose another suite."
         ) from error
     if images:
         identity["images"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
@@ -154,9 +154,8 @@ def check_size(source: Source, settings: Mapping[str, Any], limit: int | None) -
     said = f"{settings['path']} has {rows:,} documents where {settings['size']:,} are expected"
     if limit is None:
         raise UserError(
-            f"{said}, so a run over all of them would not be the benchmark. Name the right commit "
-            "with benchmark.NAME.hub.revision=..., accept this one with "
-            f"benchmark.NAME.hub.size={rows}, or set a limit."
+            f"{said}: all of them would not be the benchmark. Name the commit that is meant with "
+            f"hub.revision=..., say hub.size={rows} if this one is, or set a limit."
         )
     log.warning("%s", said)
 
@@ -183,7 +182,7 @@ def _part(repo: str, config: str | None, split: str, revision: str | None) -> Pa
         patterns = builder.config.data_files or {}
         if split not in patterns:
             known = ", ".join(map(str, patterns)) or "none"
-            raise ValueError(f"it has no split '{split}'; it has: {known}")
+            raise ValueError(f"no split '{split}'; it has: {known}")
         marker = f"{repo}@{commit}/"
         files = [unquote(str(url).partition(marker)[2]) for url in patterns[split]]
         odd = [file for file in files if not file.endswith(".parquet")]

@@ -17,6 +17,7 @@ from plans import composed, executed, planned
 from synthetic_rows import row
 
 from agilepruner.cli import CONFIGS
+from agilepruner.documents import OnDisk
 from agilepruner.errors import UserError
 from agilepruner.measures import CORRUPTIONS, STRENGTHS, corrupted, feature_spaces, measured
 from agilepruner.models.base import Visual
@@ -37,7 +38,7 @@ from agilepruner.strategies.base import Selection, VisualTokens
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (CONFIGS / "analysis").glob("*.yaml") if path.stem != "none")
-EXAMPLE = dict(
+EXAMPLES = dict(
     re.findall(
         r"^`(\S+)`\n\n```\w+\n(.*?)```",
         (ROOT / "docs/adding-an-analysis.md").read_text(encoding="utf-8"),
@@ -158,16 +159,17 @@ def test_files_of_a_finding_are_the_same_each_time(tmp_path):
     assert (tmp_path / "figure.png").read_bytes() == again["png"]
 
 
-def test_the_example_is_one_file_and_one_yaml_and_runs(tmp_path):
+@pytest.mark.parametrize(("example", "line"), [("lengths", "Random"), ("norms", "POPE")])
+def test_the_examples_are_one_file_and_one_yaml_and_run(tmp_path, example, line):
+    own = {path: text for path, text in EXAMPLES.items() if Path(path).stem == example}
+    assert [Path(path).suffix for path in own] == [".py", ".yaml"]
     for name in ("agilepruner", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("evals", "results"):
         (tmp_path / name).symlink_to(ROOT / name)
-    code, config = EXAMPLE
-    assert (Path(code).suffix, Path(config).suffix) == (".py", ".yaml")
-    for name, content in EXAMPLE.items():
-        (tmp_path / name).write_text(content, encoding="utf-8")
-    command = ["-m", "agilepruner", "analysis=lengths", "limit=2", f"results={tmp_path}/out"]
+    for path, content in own.items():
+        (tmp_path / path).write_text(content, encoding="utf-8")
+    command = ["-m", "agilepruner", f"analysis={example}", "limit=2", f"results={tmp_path}/out"]
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *command],
@@ -177,8 +179,8 @@ def test_the_example_is_one_file_and_one_yaml_and_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^  Random +\d", done.stdout, re.M)
-    written = {path.name for path in (tmp_path / "out/study/analyses/lengths").iterdir()}
+    assert re.search(rf"^  {line} +\d", done.stdout, re.M)
+    written = {path.name for path in (tmp_path / "out/study/analyses" / example).iterdir()}
     assert written == {"table.md", "data.csv", "figure.svg", "figure.png"}
 
 
@@ -231,7 +233,7 @@ def test_retained_diversity_is_held_against_the_greedy_search():
     found = retained_diversity(*kept_frames())
     data = found.data.set_index("strategy")
     assert (data["erank_greedy"] == data["erank_kept"]["greedy_erank"]).all()
-    assert found.sheet.notes[-1].endswith("fastervlm keeps the most.")  # of methods
+    assert list(found.data["verdict"]) == [""] * 3  # of two images nothing is said
 
 
 def test_corruptions_change_an_image_more_with_their_strength():
@@ -247,6 +249,7 @@ def test_corruptions_change_an_image_more_with_their_strength():
 def test_measures_of_images_are_a_third_frame(tmp_path, loaded_once):
     run = identify(planned("analysis=feature_space", "benchmark=[pope]", "limit=3"))
     images = pd.DataFrame(measured(run, feature_spaces))
+    assert list(images["document"]) == sorted(images["document"])
     assert (images["projected, centred"] > 1).all()
     cells = pd.DataFrame({"model": ["demo"]})
     documents = images.assign(stratum="")
@@ -256,8 +259,63 @@ def test_measures_of_images_are_a_third_frame(tmp_path, loaded_once):
 
 
 def test_robustness_is_the_mean_deviation_from_the_clean_image():
-    numbers = {"clean": [10.0, 20.0], "noise 1": [12.0, 18.0], "milliseconds": 1.0}
-    images = pd.DataFrame({**numbers, "encode_milliseconds": 2.0, "image": ["a", "b"]})
-    data = robustness(pd.DataFrame({"model": ["demo"], "strategy": ["x"]}), None, images).data
-    assert list(data["deviation"]) == [2.0]
-    assert list(data["change"]) == [0.0]
+    numbers = {"clean": [10.0, 20.0], "noise 1": [12.0, 18.0], "erank_ms": [1.0, 2.0]}
+    images = pd.DataFrame({**numbers, "image": ["a", "b"], "answer_ms": 10.0, "encode_ms": 2.0})
+    images = images.assign(processor=1.0, budget=64.0)
+    found = robustness(pd.DataFrame({"model": ["demo"]}), None, images)
+    assert list(found.data["deviation"]) == [2.0]
+    assert list(found.data["change"]) == [0.0]
+    (cost,) = [note for note in found.sheet.notes if note.startswith("Cost of erank")]
+    assert "of the processor" in cost
+    assert "erank is 15.0 % of it" in cost
+
+
+def test_jpeg_is_held_against_the_mean_of_the_kinds():
+    draw = np.random.default_rng(0)
+    clean = 40 + draw.normal(size=30)
+    images = pd.DataFrame({"image": [str(i) for i in range(30)], "clean": clean})
+    for kind, size in (("noise", 4.0), ("jpeg", 1.0)):
+        for strength in (1, 3):
+            images[f"{kind} {strength}"] = clean + size * strength + 0.1 * draw.normal(size=30)
+    notes = robustness(pd.DataFrame({"model": ["demo"]}), None, images).sheet.notes
+    (agrees,) = [note for note in notes if note.startswith("Agreement")]
+    assert "agrees (of 3 comparisons 3 as it says" in agrees
+
+
+def test_an_image_that_cannot_be_measured_fails_alone_and_is_named(tmp_path, loaded_once):
+    run = identify(planned("analysis=feature_space", "benchmark=[gqa]", "limit=8"))
+    calls = []
+
+    def fails_once(adapter, image, question):
+        calls.append(question)
+        if len(calls) == 2:
+            raise OSError("truncated")
+        return {"projected, centred": 2.0}
+
+    found = measured(run, fails_once)
+    assert len(calls) == len(found) > 2
+    assert [one.get("problem") for one in found[:3]] == [None, "OSError: truncated", None]
+    done = row("vanilla", 576, "gqa", status="failed", error="x")  # its answers are not needed
+    function = "agilepruner.report.analyses.feature_space.feature_space"
+    finding = analyse(function, [done], tmp_path, found)
+    assert finding.data["images"].sum() == len(found) - 1
+    (note,) = [note for note in finding.sheet.notes if "could not be measured" in note]
+    assert f"1 of {len(found)} images" in note
+    assert f"document {found[1]['document']} of GQA (OSError: truncated)" in note
+    with pytest.raises(UserError, match="No image could be measured: OSError"):
+        analyse(function, [done], tmp_path, [found[1]])
+
+
+def test_images_at_the_extremes_are_drawn(tmp_path, loaded_once):
+    run = planned("analysis=complexity", "benchmark=[pope,gqa]", "limit=4", f"results={tmp_path}")
+    rows = executed(run)
+    function = "agilepruner.report.analyses.complexity.complexity"
+    finding = analyse(function, rows, run.directory, None, OnDisk([run.directory]))
+    lowest = documents_frame(rows, run.directory)["erank_input"].min()
+    shown = finding.figure.subfigs[1].axes
+    assert shown[0].get_title(loc="left") == "Lowest erank"
+    assert f"erank {lowest:.1f}" in shown[0].get_xlabel()
+    assert shown[0].images
+    assert shown[0].images[0].get_array().std() > 0
+    without = analyse(function, rows, run.directory)  # of data that is not here: frames
+    assert not without.figure.subfigs[1].axes[0].images

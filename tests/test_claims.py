@@ -16,7 +16,7 @@ from synthetic_rows import row, rows
 from agilepruner.commands.claims import run
 from agilepruner.report import claims_sheet
 from agilepruner.report.claims import Claim, Measured, claims, hold, overall
-from agilepruner.report.claims.erank_and_entropy import correlation
+from agilepruner.report.contrasts import correlation
 from agilepruner.report.frames import documents_frame
 from agilepruner.report.lines import build_tables
 from agilepruner.runner.rows import write_row

@@ -329,7 +329,7 @@ def test_a_hub_that_is_away_gives_its_last_answer_and_a_refusal_does_not(
         asked(gone(ConnectionError("no route")))
     assert asked(answer(part)) == part
     assert asked(gone(ConnectionError("no route"))) == part
-    assert "cannot be reached; using commit 00000000" in caplog.text
+    assert "cannot be reached, using commit 00000000" in caplog.text
     response = SimpleNamespace(headers={}, request=None, status_code=401)
     refused = errors.RepositoryNotFoundError("no", response=response)
     with pytest.raises(UserError, match="a/b is not on"):
@@ -380,7 +380,9 @@ def test_a_full_disk_is_said_before_anything_is_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "ask", lambda _run: plan.Needed({"path": part}, {}, {}))
     monkeypatch.setattr(asking, "free_bytes", lambda: 10 << 30)
     monkeypatch.setattr(asking.Part, "download", lambda *_: pytest.fail("it was fetched"))
-    with pytest.raises(UserError, match=r"10 GiB must be downloaded to .*, where 10 GiB are free"):
+    with pytest.raises(
+        UserError, match=r"10 GiB are to be downloaded to .*, where 10 GiB are free"
+    ):
         plan.identify(planned("model.load.path=a/b"))
 
 

@@ -147,7 +147,7 @@ def test_nan_and_wrong_shapes_are_refused_with_the_shape(name):
     strategy, tokens = BEFORE_LLM[name], random_tokens(3, 1, (4, 5))
     for field in sorted(set(strategy.needs) - {"seeds"}):
         value = getattr(tokens, field)
-        with pytest.raises(UserError, match=f"'{field}' contains NaN"):
+        with pytest.raises(UserError, match=f"'{field}' holds NaN"):
             strategy(replace(tokens, **{field: value * torch.nan}), 3)
         with pytest.raises(UserError, match=rf"'{field}' has shape \(1, 1, .*expected \(B="):
             strategy(replace(tokens, **{field: value[:, None]}), 3)

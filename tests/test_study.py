@@ -155,7 +155,9 @@ def test_the_study_page_picks_up_every_analysis_by_its_folder(tmp_path):
 @pytest.mark.parametrize(
     ("verdicts", "word"),
     [
-        (["better", "cannot tell"], "agrees"),
+        (["better", "better"], "agrees"),
+        (["better", "cannot tell"], "agrees in part"),
+        (["worse", "cannot tell"], "disagrees in part"),
         (["better", "worse"], "mixed"),
         (["equivalent"], "disagrees"),
         (["cannot tell"], "cannot tell"),

@@ -30,7 +30,7 @@ class Visual:
         whole: places of the unpruned visual sequence.
         layout: whatever else the adapter needs to place them (grids, tiles).
         positions: ``keep``: tokens have the positions of their places in the unpruned prompt, and
-            so has the text after them; ``reset``: those of a prompt that was never longer. None:
+            so has the text behind them; ``reset``: those of a prompt that was never longer. None:
             as the adapter has it (``own_positions``). With every token kept, both are the same.
         patches: (K,) the patch of each, counted through the image's tiles; -1: none (a newline).
             None: the anchors are just that.
@@ -223,7 +223,7 @@ class Adapter(ABC):
         if not 1 <= budget <= self.full:
             raise UserError(
                 f"budget={budget} is impossible: this model has {self.full} visual tokens per "
-                f"image, so a budget is an integer from 1 to {self.full}."
+                f"image, so a budget is a number from 1 to {self.full}."
             )
 
 

@@ -55,7 +55,7 @@ def _needed_of(repo: str) -> Any:
         wanted = [*SMALL, *(SAFE if safe else PICKLED)]
         flat = {n: size for n, size in found.items() if any(_is(n, p) for p in wanted)}
         if not flat:
-            raise ValueError("it contains no checkpoint")
+            raise ValueError("it holds no checkpoint")
         return flat
 
     return choose
@@ -81,6 +81,6 @@ def fetching(path: str, setting: str) -> Iterator[None]:
     except Exception as error:  # each format and library has its own for a damaged file
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"'{path}' cannot be loaded: {cause}. Set model.load.{setting} to a local directory, "
-            "or to a hub name where the hub can be reached (gated ones need `hf auth login`)."
+            f"'{path}' cannot be loaded: {cause}. Give a directory with model.load.{setting}=..., "
+            "or a hub name where the hub can be reached (`hf auth login` for gated ones)."
         ) from error

@@ -129,16 +129,13 @@ class Prefill:
                 handle.remove()
 
     def _take_deep(self, _model: Any, args: tuple, named: dict[str, Any]) -> tuple[tuple, dict]:
-        """DeepStack features that would be added after the first stage are added here instead."""
+        """DeepStack features that would be added behind the first stage are added here instead."""
         self._deep = {}
         given, mask = named.get("deepstack_visual_embeds"), named.get("visual_pos_masks")
         if given is None or mask is None or not self.starts:
             return args, named
         if len(given) >= len(self.model.layers):
-            raise ValueError(
-                "DeepStack features at every decoder layer cannot be pruned inside the "
-                "language model"
-            )
+            raise ValueError("DeepStack features for every decoder layer cannot be pruned inside")
         first = self.starts[0]
         for layer, features in enumerate(given[first:], first + 1):
             whole = features.new_zeros(*mask.shape, features.shape[-1])

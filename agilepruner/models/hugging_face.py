@@ -81,8 +81,7 @@ class HuggingFaceAdapter(Adapter):
     ) -> None:
         if prompt.count(placeholder) != 1 or prompt.count("{question}") != 1:
             raise UserError(
-                f"model.load.prompt must contain {placeholder} once and {{question}} once; it is "
-                f"{prompt!r}."
+                f"The model's prompt must hold {placeholder} once and {{question}} once: {prompt!r}"
             )
         self.model = model
         self.tokenizer = tokenizer
@@ -117,7 +116,7 @@ class HuggingFaceAdapter(Adapter):
             ids = self._plain_text.encode(self.prompt, question)
         if ids.count(self.image_token) != 1:
             raise ValueError(
-                f"the prompt contains {ids.count(self.image_token)} image placeholders, expected 1"
+                f"the prompt holds {ids.count(self.image_token)} image placeholders, expected 1"
             )
         return ids
 
@@ -167,7 +166,7 @@ class HuggingFaceAdapter(Adapter):
                     new_tokens=self._count_new(answer),
                     prefill=prefill,
                     visual=tuple(size - text_tokens for size in prefill),
-                    problem="the logits contain NaN or infinite values" if i in found else "",
+                    problem="the logits hold NaN or infinite values" if i in found else "",
                     stages=stages[i],
                 )
             )
@@ -251,7 +250,7 @@ class HuggingFaceAdapter(Adapter):
         """Arguments of ``model.generate`` that place the tokens; none: one after the other.
 
         (B, n): where positions are kept, a token has that of its place in the unpruned prompt, and
-        the text continues after the unpruned image. Generated tokens follow the last one.
+        the text goes on behind the unpruned image. Generated tokens follow the last one.
         """
         if not any(visual.pruned and self.keeps_positions(visual) for visual in visuals):
             return {}
@@ -355,21 +354,20 @@ def check_weights(path: str, model: Any, report: Mapping[str, Any]) -> None:
     extra = [key for key in report.get("unexpected_keys", ()) if ".layers." in key]
     for kind, keys in (
         ("lacks weights that its config asks for", report.get("missing_keys", ())),
-        ("has weights in other shapes than its config says", report.get("mismatched_keys", ())),
-        ("has layers that its config does not have", extra),
+        ("holds weights of other shapes than its config", report.get("mismatched_keys", ())),
+        ("holds layers that its config does not have", extra),
         ("has weights that cannot be read", report.get("error_msgs", ())),
     ):
         if keys:
             raise UserError(
                 f"'{path}' {kind} ({len(keys)}, e.g. {sorted(map(str, keys))[0]}). transformers "
-                "would carry on with random or missing ones. Use config and weights of one model."
+                "would go on with random or missing ones. Use the config and weights of one model."
             )
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise UserError(
-                f"'{path}': the weights {name} contain NaN or infinite values. Download or "
-                "convert the checkpoint again; large weights overflow in float16, not in "
-                "bfloat16."
+                f"'{path}': the weights {name} hold NaN or infinite values. Download or convert "
+                "the checkpoint again; in float16 large weights overflow, bfloat16 has the range."
             )
 
 

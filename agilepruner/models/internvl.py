@@ -27,7 +27,7 @@ class InternVLAdapter(LlavaAdapter):
     is what the CLS token pays to them, the mean over the square. The CLS row is one patch wide and
     the projector takes four, so strategies that keep it or read raw keys have nothing to read.
 
-    The processor cuts an image into up to ``max_patches`` tiles and puts a thumbnail after them
+    The processor cuts an image into up to ``max_patches`` tiles and puts a thumbnail behind them
     where there is more than one. A budget is shared equally by the tiles of the largest cut; an
     image of fewer tiles keeps fewer tokens.
     """
@@ -57,10 +57,10 @@ class InternVLAdapter(LlavaAdapter):
         vision, layer = self.config.vision_config, self.config.vision_feature_layer
         select = self.config.vision_feature_select_strategy
         if not isinstance(layer, int) or not -vision.num_hidden_layers < layer < 0:
-            raise UserError(f"vision_feature_layer is {layer!r}; expected the last layer, -1.")
+            raise UserError(f"vision_feature_layer is {layer!r}; expected one from the end: -1.")
         if select != "default":
             raise UserError(
-                f"vision_feature_select_strategy is {select!r}; expected 'default' (without CLS)."
+                f"vision_feature_select_strategy is {select!r}; expected 'default' (no CLS row)."
             )
         attentions = [each.attention for each in self.model.model.vision_tower.encoder.layer]
         side = round(1 / self.config.downsample_ratio)

@@ -65,13 +65,13 @@ class LlavaAdapter(HuggingFaceAdapter):
         vision, layer = self.config.vision_config, self.config.vision_feature_layer
         if not isinstance(layer, int) or not -vision.num_hidden_layers < layer < -1:
             raise UserError(
-                f"vision_feature_layer is {layer!r}; expected one layer before the last, counted "
-                "from the end, such as LLaVA-1.5's -2."
+                f"vision_feature_layer is {layer!r}; this adapter taps one layer before the last, "
+                "e.g. -2 as LLaVA-1.5 has it."
             )
         if self.config.vision_feature_select_strategy != "default":
             raise UserError(
                 f"vision_feature_select_strategy is "
-                f"{self.config.vision_feature_select_strategy!r}; expected 'default' (without CLS)."
+                f"{self.config.vision_feature_select_strategy!r}; expected 'default' (no CLS row)."
             )
         layers = self.model.model.vision_tower.encoder.layers
         attentions = [each.self_attn for each in layers]

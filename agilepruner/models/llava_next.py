@@ -26,7 +26,7 @@ class TiledTokens(VisualTokens):
 
     Attributes:
         order: (M,) the unpruned sequence: token t * N + i of tile t, or ``NEWLINE``.
-        mosaic: rows and columns of the tiles after the overview; None: there are none.
+        mosaic: rows and columns of the tiles behind the overview; None: there are none.
     """
 
     order: Tensor = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision (``LlavaOnevisionForConditionalGeneration``): SigLIP tiles before a Qwen2."""
+"""LLaVA-OneVision (``LlavaOnevisionForConditionalGeneration``): SigLIP tiles, Qwen2 behind them."""
 
 from math import ceil
 from typing import Any
@@ -30,9 +30,9 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         for height, width in self._pinpoints():
             if ceil(height / edge) * ceil(width / edge) > 1.1**2 * most:
                 raise UserError(
-                    f"Images of {height} x {width} pixels have more than {most} tiles, so the "
-                    "model would average their tokens, and no single one could be kept. Remove "
-                    "such sizes from model.load.image_processor.image_grid_pinpoints."
+                    f"Images of {height} x {width} pixels have more than {most} tiles: the model "
+                    "averages their tokens, which cannot be told apart then. Leave such "
+                    "sizes out of model.load.image_processor.image_grid_pinpoints."
                 )
 
     def find_tower(self) -> Tower:
@@ -40,7 +40,7 @@ class LlavaOnevisionAdapter(LlavaNextAdapter):
         layer, select = self.config.vision_feature_layer, self.config.vision_feature_select_strategy
         if not isinstance(layer, int) or not -vision.num_hidden_layers < layer < 0:
             raise UserError(
-                f"vision_feature_layer is {layer!r}; expected one counted from the end, such as -1."
+                f"vision_feature_layer is {layer!r}; expected one from the end, e.g. -1."
             )
         if select != "full":
             raise UserError(

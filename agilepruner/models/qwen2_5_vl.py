@@ -33,7 +33,7 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
     in the same way, at the first full-attention block from its depth on (windows see no image).
 
     M-RoPE positions are computed for the whole image and gathered, so a kept token stays where it
-    was, and so does the text after the image. Reset positions are those of a text, the same in
+    was, and so does the text behind the image. Reset positions are those of a text, the same in
     time, height and width: what transformers takes for a shorter prompt that comes without them.
 
     Args:
@@ -110,7 +110,7 @@ class Qwen2_5VLAdapter(HuggingFaceAdapter):
         return encoded
 
     def _captured(self, output: Any, back: Tensor) -> dict[str, Tensor]:
-        """Of all images, one after the other in raster order: features and tokens."""
+        """Of all images, one behind the other in raster order: features and tokens."""
         patches = output.last_hidden_state.unflatten(0, (-1, self.side**2))
         return {"features": patches.flatten(1)[back], "projected": output.pooler_output}
 

@@ -57,8 +57,5 @@ def _without(ids: list[int], mark: list[int], count: int) -> list[int]:
             kept.append(ids[at])
             at += 1
     if not mark or found != count:
-        raise ValueError(
-            "the question contains the text of a control token, which this tokenizer cannot keep "
-            "apart from the token itself"
-        )
+        raise ValueError("the text of a control token in the question cannot be kept apart")
     return kept

@@ -4,20 +4,31 @@ The machinery is that of ``report.statistics``: documents of one image are left 
 are in [0, 1] and everything here is in percent.
 """
 
-from collections.abc import Sequence
-from math import sqrt
+from collections.abc import Iterable, Sequence
+from math import isnan, nan, sqrt
 
 import numpy as np
 import pandas as pd
 
 from agilepruner.errors import UserError
 from agilepruner.report.lines import Aggregate, signed
-from agilepruner.report.statistics import Estimate, LeftOut, average_of, leave_one_out, paired
+from agilepruner.report.statistics import (
+    Estimate,
+    LeftOut,
+    average_of,
+    jackknife,
+    judge,
+    leave_one_out,
+    paired,
+)
 
 MEAN = Aggregate()
 SCALE = 100.0
 FEWEST = 3  # images that a mean needs for an interval
 TINY = 1e-9  # the error of values that are all the same
+MEASURED = {"better": "higher", "worse": "lower"}  # of a measurement that nobody wants high or low
+UNRELATED = 0.1  # a correlation that explains 1 % of the variance
+ALIKE = 2.0  # percent of a measurement's mean that do not matter, as of a benchmark's scale
 
 
 def left_out(rule: Aggregate, frame: pd.DataFrame, parts: Sequence[str]) -> LeftOut:
@@ -100,9 +111,53 @@ def of_images(values: pd.Series) -> Estimate:
     return Estimate(float(values.mean()), max(float(values.sem()), TINY), len(values) - 1)
 
 
+def enough(*groups: pd.Series) -> bool:
+    """Whether each has the images that an interval needs."""
+    return all(len(one) >= FEWEST for one in groups)
+
+
 def spread(values: pd.Series) -> tuple[float, float, float]:
-    """Mean of a measurement over images, and its 95 % interval."""
-    if len(values) < 2:
-        return (float(values.mean()),) * 3
+    """Mean of a measurement over images, and its 95 % interval: NaN of fewer than ``FEWEST``."""
+    if not enough(values):
+        return float(values.mean()), nan, nan
     found = of_images(values)
     return found.point, *found.interval()
+
+
+def spread_text(found: Iterable[float], digits: int = 1) -> str:
+    """``45.2 [44.0, 46.4]`` of a mean and its interval; a mean alone where that is NaN."""
+    found = tuple(found)
+    if any(map(isnan, found)):
+        return f"{found[0]:.{digits}f}".replace("-", "−")
+    point, low, high = (f"{value:.{digits}f}".replace("-", "−") for value in found)
+    return f"{point} [{low}, {high}]"
+
+
+def judged(
+    estimates: Sequence[Estimate], margins: Sequence[float], better: Sequence[int]
+) -> list[tuple[str, float]]:
+    """As ``report.statistics.judge``; where neither side is better (0) the words are ``MEASURED``.
+
+    Args:
+        estimates: one family of differences.
+        margins: within which each is equivalent.
+        better: 1 where higher is better, -1 where lower is, 0 where it is only higher.
+    """
+    found = judge(estimates, margins, [sign or 1 for sign in better])
+    return [
+        (verdict if sign else MEASURED.get(verdict, verdict), p)
+        for (verdict, p), sign in zip(found, better)
+    ]
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """Pearson's correlation of (n,) and (n,), with the jackknife's error."""
+    n, whole = len(x), np.array([x.sum(), y.sum(), x @ x, y @ y, x @ y])
+    without = whole - np.stack([x, y, x * x, y * y, x * y], axis=1)  # (n, 5)
+
+    def r(sums: np.ndarray, count: int) -> np.ndarray:
+        sx, sy, sxx, syy, sxy = np.moveaxis(sums, -1, 0)
+        return (sxy - sx * sy / count) / np.sqrt((sxx - sx * sx / count) * (syy - sy * sy / count))
+
+    error = sqrt(jackknife(r(without, n - 1)))
+    return Estimate(float(r(whole, n)), error, n - 1)

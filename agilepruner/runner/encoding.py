@@ -217,7 +217,7 @@ class Encoding:
         try:
             tokens = stack([picture.tokens for picture in pictures], {"projected", "attention"})
             if not bool(torch.isfinite(tokens.projected.sum(dim=-1, dtype=torch.float32)).all()):
-                raise ValueError("the visual tokens contain NaN or infinite values")
+                raise ValueError("the visual tokens hold NaN or infinite values")
             ranks = effective_rank_small(tokens.projected)
             seen = tokens.attention
             entropies = attention_entropy(seen) if seen is not None else None

@@ -15,6 +15,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,17 @@ def environment(adapter: Any) -> dict[str, Any]:
     return {
         "agilepruner": __version__,
         "python": sys.version.split()[0],
-        **{name: importlib.metadata.version(name) for name in VERSIONS},
+        **_installed(),
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
         **adapter.environment,
     }
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Versions of the libraries; looked up once a process, not once a cell (60 ms each time)."""
+    return {name: importlib.metadata.version(name) for name in VERSIONS}
 
 
 def hardware() -> str:

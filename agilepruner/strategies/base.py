@@ -134,10 +134,7 @@ class VisualTokens:
         for name in sorted(needs - {"seeds", "resolution"}):
             value = getattr(self, name)
             if value is None:
-                raise UserError(
-                    f"'{name}' is needed but was not captured. Give it to VisualTokens, or "
-                    "choose a model whose adapter provides it."
-                )
+                raise UserError(f"'{name}' is needed but was not captured from the model.")
             expected = SHAPES[name]
             if value.dim() == len(expected):
                 seen = [sizes.setdefault(axis, size) for axis, size in zip(expected, value.shape)]
@@ -146,12 +143,12 @@ class VisualTokens:
                 raise UserError(f"'{name}' has shape {tuple(value.shape)}, expected ({want}).")
             if not torch.isfinite(value.sum(dtype=torch.float32)):
                 raise UserError(
-                    f"'{name}' contains NaN or infinite values (shape {tuple(value.shape)}): the "
-                    "vision tower overflowed. Run it in bfloat16 or float32 (model.load.dtype)."
+                    f"'{name}' holds NaN or infinite values (shape {tuple(value.shape)}): the "
+                    "vision tower overflowed; run it in bfloat16 or float32."
                 )
         if "seeds" in needs:
             if self.seeds is None:
-                raise UserError("'seeds' is needed: give VisualTokens one integer per image.")
+                raise UserError("'seeds' is needed: give one integer per image.")
             if sizes.setdefault("B", len(self.seeds)) != len(self.seeds):
                 raise UserError(f"'seeds' has {len(self.seeds)} entries, expected {sizes['B']}.")
 
@@ -215,12 +212,12 @@ class Selection:
         if indices.is_floating_point() or indices.is_complex() or indices.shape[1] == 0:
             raise ValueError(f"{name}: indices must be integers, at least one per image")
         if expected is not None and indices.shape[1] != expected:
-            raise ValueError(f"{name}: returned {indices.shape[1]} tokens, expected {expected}")
+            raise ValueError(f"{name}: gave {indices.shape[1]} tokens, expected {expected}")
         if self.phases is not None:
             if self.phases.shape != indices.shape or self.phases.is_floating_point():
-                raise ValueError(f"{name}: phases must be integers, in the shape of the indices")
+                raise ValueError(f"{name}: phases must be integers of the shape of the indices")
             if int(self.phases.min()) < 0 or int(self.phases.max()) >= phases:
-                raise ValueError(f"{name}: phases must be in [0, {phases}), the phases it declares")
+                raise ValueError(f"{name}: phases must be in [0, {phases}), as it declares")
         if self.weights is None:
             ordered = bool((indices[:, 1:] > indices[:, :-1]).all())
             if not ordered or int(indices.min()) < 0 or int(indices.max()) >= count:
@@ -235,9 +232,9 @@ class Selection:
             raise ValueError(f"{name}: indices must be in [0, N], or -1 for padding at the end")
         padding = indices < 0
         if bool((padding[:, :-1] & ~padding[:, 1:]).any()) or bool(padding.all(dim=1).any()):
-            raise ValueError(f"{name}: padding (-1) must come last, after at least one token")
+            raise ValueError(f"{name}: padding (-1) must be at the end, behind at least one token")
         if not bool(torch.isfinite(self.weights).all()):
-            raise ValueError(f"{name}: weights contain NaN or infinite values")
+            raise ValueError(f"{name}: weights hold NaN or infinite values")
 
 
 def keep(indices: Tensor, phases: Tensor | None = None) -> Selection:

@@ -43,7 +43,7 @@ def test_weights_that_are_no_numbers_are_refused(checkpoint, part, value):
         weights[first(weights, part)].view(-1)[0] = value
 
     change(checkpoint, edit)
-    with pytest.raises(UserError, match="contain NaN or infinite values"):
+    with pytest.raises(UserError, match="hold NaN or infinite values"):
         loading(checkpoint)
 
 
@@ -67,7 +67,7 @@ def test_layers_that_the_config_does_not_have_are_refused(checkpoint):
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] -= 1
     (checkpoint / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="has layers that its config does not have"):
+    with pytest.raises(UserError, match="holds layers that its config does not have"):
         loading(checkpoint)
 
 
@@ -131,7 +131,7 @@ def test_logits_that_are_no_numbers_fail_the_document(tmp_path, monkeypatch, dem
         hook.remove()
     assert rows[0].status == "failed"
     assert rows[0].failures == 1
-    assert "the logits contain NaN or infinite values" in rows[0].error
+    assert "the logits hold NaN or infinite values" in rows[0].error
 
 
 @pytest.mark.usefixtures("loaded_once")
@@ -148,9 +148,7 @@ def test_a_tower_that_overflows_fails_the_image(tmp_path, monkeypatch, demo):
     monkeypatch.setattr(type(demo), "see", overflowing)
     rows = plans.executed(plans.planned(f"results={tmp_path}", *RUN))
     assert rows[0].failures == 1
-    assert (
-        "document 0: complexity failed: ValueError: the visual tokens contain NaN" in rows[0].error
-    )
+    assert "document 0: complexity failed: ValueError: the visual tokens hold NaN" in rows[0].error
 
 
 class OutOfMemory:

@@ -108,9 +108,9 @@ def test_a_strategy_that_draws_from_a_global_generator_is_refused(tmp_path, sour
     [
         ("index", "indices must be in [0, N]"),
         ("negative", "indices must be in [0, N]"),
-        ("hole", "padding (-1) must come last"),
-        ('"no number"', "weights contain NaN"),
-        ("infinite", "weights contain NaN or infinite"),
+        ("hole", "padding (-1) must be at the end"),
+        ('"no number"', "weights hold NaN"),
+        ("infinite", "weights hold NaN or infinite"),
         ("float", "indices must be integers"),
     ],
 )

@@ -5,18 +5,23 @@ with complexity (``report.frames``), that returns a ``Finding``: a table, its da
 """
 
 import importlib
+import inspect
+import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from agilepruner.errors import UserError
 from agilepruner.report import published
+from agilepruner.report.dashboard.documents import Reader
 from agilepruner.report.figures import STYLE, drawn
 from agilepruner.report.frames import cells_frame, documents_frame
 from agilepruner.report.sheets import Sheet, render_markdown
@@ -27,6 +32,8 @@ SYNTHETIC = (
     "never to be compared with published numbers."
 )
 STUDY = "study.csv"  # in results/published
+NAMED = 5  # images that could not be measured and are named; the others are counted
+Pictures = Callable[[pd.DataFrame], list[Image.Image | None]]  # of lines of the documents frame
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ def analyse(
     rows: Iterable[Row],
     directory: Path,
     images: Sequence[Mapping[str, Any]] | None = None,
+    reader: Reader | None = None,
 ) -> Finding:
     """Run an analysis on the cells of a run.
 
@@ -69,23 +77,76 @@ def analyse(
         function: its dotted name, as the config has it.
         rows: of the cells that it asked for.
         directory: of the run, whose journals say how complex each image is.
-        images: what its ``measure`` says of every image: a third frame; None: it has none.
+        images: what its ``measure`` says of every image: a third frame; None: it has none. Those
+            with a ``problem`` are left out, named and counted.
+        reader: of documents, for an analysis that has a parameter ``pictures``.
 
     Raises:
-        UserError: a cell failed, or the documents are too few for the question.
+        UserError: a cell failed (where answers are what it needs), nothing could be measured, or
+            the documents are too few for the question.
     """
     known = list(rows)
-    failed = [row for row in known if row.status != "done"]
-    if failed:
-        raise UserError(f"{len(failed)} of the {len(known)} cells that it needs have failed.")
+    check_done(known, images is not None)
     module, _, name = function.rpartition(".")
+    chosen = getattr(importlib.import_module(module), name)
     frames = [cells_frame(known), documents_frame(known, directory)]
-    frames += [] if images is None else [pd.DataFrame(images)]
+    notes: list[str] = []
+    if images is not None:
+        measured, notes = _sound(images)
+        frames.append(measured)
+    more = {}
+    if "pictures" in inspect.signature(chosen).parameters:
+        more["pictures"] = partial(_pictures, {row.id: row for row in known}, reader)
     with matplotlib.rc_context(STYLE):
-        found: Finding = getattr(importlib.import_module(module), name)(*frames)
+        found: Finding = chosen(*frames, **more)
+    found.sheet.notes.extend(notes)
     if any(row.synthetic for row in known):
         found.sheet.notes.append(SYNTHETIC)
     return found
+
+
+def check_done(rows: Sequence[Row], measures: bool) -> None:
+    """Refuse failed cells, where answers are what an analysis needs.
+
+    Args:
+        rows: of its cells.
+        measures: it measures images itself and needs no answers.
+    """
+    failed = [row for row in rows if row.status != "done"]
+    if failed and not measures:
+        raise UserError(f"{len(failed)} of the {len(rows)} cells that it needs have failed.")
+
+
+def _sound(images: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
+    """The images that could be measured, and a note on those that could not."""
+    failed = [one for one in images if one.get("problem")]
+    if len(failed) == len(images):
+        raise UserError(f"No image could be measured: {failed[0]['problem'] if failed else 'none'}")
+    named = [
+        f"document {one['document']} of {one['benchmark_label']} ({one['problem']})"
+        for one in failed[:NAMED]
+    ]
+    more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
+    notes = [
+        f"{len(failed)} of {len(images)} images could not be measured and are left out: "
+        f"{'; '.join(named)}{more}."
+    ]
+    sound = pd.DataFrame([one for one in images if not one.get("problem")])
+    return sound, notes if failed else []
+
+
+def _pictures(
+    rows: Mapping[str, Row], reader: Reader | None, lines: pd.DataFrame
+) -> list[Image.Image | None]:
+    """The images of some lines of the documents frame; None where one cannot be had."""
+    if reader is None:
+        return [None] * len(lines)
+    seen: dict[tuple[str, int], Image.Image] = {}
+    for cell, group in lines.groupby("cell"):
+        for document, look in reader.looks(rows[cell], group["document"].tolist()):
+            if look.picture is not None:
+                seen[cell, document] = Image.open(io.BytesIO(look.picture.data)).convert("RGB")
+    return [seen.get(key) for key in zip(lines["cell"], lines["document"])]
 
 
 def agreement(found: Iterable[tuple[str, str]]) -> str:
@@ -93,17 +154,25 @@ def agreement(found: Iterable[tuple[str, str]]) -> str:
 
     Args:
         found: of each comparison that the paper's statement is about: what it says, and the verdict
-            here (``report.statistics.VERDICTS``).
+            here (``report.statistics.VERDICTS``, ``report.contrasts.MEASURED``).
     """
     pairs = list(found)
+    if not pairs:
+        return no_comparison("nothing here is what its statement is about")
     yes = sum(said == verdict for said, verdict in pairs)
     unsure = sum(verdict == "cannot tell" for _, verdict in pairs)
     no = len(pairs) - yes - unsure
     word = "mixed" if yes and no else "agrees" if yes else "disagrees" if no else "cannot tell"
+    word += " in part" if unsure and word in ("agrees", "disagrees") else ""
     return (
         f"Agreement with the paper: {word} (of {len(pairs)} comparisons {yes} as it says, "
         f"{no} not, {unsure} cannot be told)."
     )
+
+
+def no_comparison(why: str) -> str:
+    """The note in place of ``agreement`` where what was found says nothing of the paper's."""
+    return f"Agreement with the paper: cannot be compared ({why})."
 
 
 def printed(analysis: str) -> pd.DataFrame:

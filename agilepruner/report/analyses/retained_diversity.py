@@ -3,12 +3,15 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from agilepruner.report.analyses import Finding, printed
-from agilepruner.report.contrasts import spread
+from agilepruner.report.analyses import Finding, agreement, printed
+from agilepruner.report.contrasts import ALIKE, FEWEST, judged, of_images, spread, spread_text
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
+from agilepruner.report.statistics import Estimate
 
 BOUND = "greedy_erank"  # how diverse a selection of that size can be, as far as a search finds
+MOST = "divprune"  # of the methods, says the paper
+PRINTED_AT = 64  # tokens
 
 
 def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
@@ -18,6 +21,7 @@ def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     """
     once = documents.drop_duplicates(["strategy", "parameters", "budget", "image"])
     once = once.dropna(subset=["erank_kept"])
+    eranks = once.pivot_table(index="image", columns=["budget", "strategy"], values="erank_kept")
     records = []
     for (budget, strategy), group in once.groupby(["budget", "strategy"], sort=False):
         images = group.groupby("image")[["erank_kept", "erank_input", "attention_kept"]].mean()
@@ -38,14 +42,15 @@ def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
     data = pd.DataFrame(records)
     best = data[data["strategy"] == BOUND].set_index("budget")["erank_kept"]
     data["erank_greedy"] = data["budget"].map(best)
+    data["verdict"] = _verdicts(data, eranks)
     data = data.sort_values(["budget", "erank_kept"], ascending=[False, True], ignore_index=True)
     sections = []
     for budget, group in data.groupby("budget", sort=False):
         lines = [
             [
                 line.label,
-                f"{line.erank_kept:.2f}",
-                f"[{line.low:.2f}, {line.high:.2f}]",
+                spread_text((line.erank_kept, line.low, line.high), 2),
+                line.verdict,
                 f"{line.erank_offered:.2f}",
                 f"{100 * line.erank_kept / line.erank_offered:.0f} %",
                 "–"
@@ -58,23 +63,66 @@ def retained_diversity(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
         ]
         sections.append((f"{budget} tokens of each image", lines))
     said = printed("retained_diversity").sort_values("value")
-    lines = [[one.strategy, f"{one.value:.2f}", *[""] * 6] for one in said.itertuples()]
+    labels = dict(zip(data["strategy"], data["label"]))
+    lines = [
+        [labels.get(one.strategy, one.strategy), f"{one.value:.2f}", *[""] * 6]
+        for one in said.itertuples()
+    ]
     if lines:
         sections.append(("Published, LLaVA-1.5-7B, POPE at 64 tokens, second-hand", lines))
     names = ", ".join(dict.fromkeys(cells["benchmark_label"]))
-    head = ["Strategy", "erank kept", "95 % interval", "offered", "of it"]
+    head = ["Strategy", "erank kept", f"against {labels.get(MOST, MOST)}", "offered", "of it"]
     head += ["of greedy", "attention", "images"]
-    notes = [f"erank: effective rank, of the images of {names}; intervals over images."]
+    notes = [f"erank: effective rank, of the images of {names}; 95 % intervals over images."]
     notes.append(
         "of greedy: of the rank that a greedy search for the highest one reaches (greedy_erank), "
         "a yardstick and no method; attention: mean CLS attention of the kept patches."
     )
-    notes.append("The paper says: DivPrune keeps the most diversity, attention's choices less.")
-    methods = data[~data["strategy"].isin(["vanilla", BOUND])]
-    for budget, group in methods.groupby("budget", sort=False):
-        notes.append(f"Here, at {budget} tokens: {group['label'].iloc[-1]} keeps the most.")
+    compared = data[data["verdict"] != ""]
+    notes.append(
+        f"against {labels.get(MOST, MOST)}: the mean difference over images, each image paired "
+        f"with itself; corrected for {len(compared)} comparisons by Holm's method; equivalent: "
+        f"within ±{ALIKE:g} % of its rank. better: more diverse, and no more is meant."
+    )
+    notes.append(
+        "The paper says: DivPrune keeps the most diversity, hybrid methods much less, in the order "
+        f"of its values (POPE, {PRINTED_AT} tokens)."
+    )
+    for budget, group in data.groupby("budget", sort=False):
+        words = []
+        for verdict, own in group[group["verdict"] != ""].groupby("verdict"):
+            words.append(f"{verdict}: {', '.join(own['label'])}")
+        if words:
+            notes.append(
+                f"Here, at {budget} tokens, rank against {labels[MOST]}: {'; '.join(words)}."
+            )
+    shown = data[(data["budget"] == PRINTED_AT) & data["strategy"].isin(said["strategy"])]
+    order = " < ".join(shown.sort_values("erank_kept")["label"])
+    if len(shown) > 1:
+        notes.append(f"Here, at {PRINTED_AT} tokens, the published methods: {order}.")
+    pairs = [("worse", one.verdict) for one in shown.itertuples() if one.verdict]
+    notes.append(agreement(pairs))
     sheet = Sheet("Retained diversity", head, sections, notes)
     return Finding(sheet, data, _figure(data))
+
+
+def _verdicts(data: pd.DataFrame, eranks: pd.DataFrame) -> list[str]:
+    """Of each line of the table: its rank against ``MOST``'s at its budget; empty: not compared."""
+    compared: list[tuple[int, Estimate, float]] = []
+    for place, line in enumerate(data.itertuples()):
+        pair = [(line.budget, line.strategy), (line.budget, MOST)]
+        if line.strategy in (MOST, "vanilla") or not set(pair) <= set(eranks.columns):
+            continue
+        both = eranks[pair].dropna()
+        if len(both) >= FEWEST:
+            found = of_images(both[pair[0]] - both[pair[1]])
+            compared.append((place, found, ALIKE / 100 * both[pair[1]].mean()))
+    verdicts = [""] * len(data)
+    estimates = [one for _, one, _ in compared]
+    judgements = judged(estimates, [margin for *_, margin in compared], [1] * len(compared))
+    for (place, *_), (verdict, _) in zip(compared, judgements):
+        verdicts[place] = verdict
+    return verdicts
 
 
 def _figure(data: pd.DataFrame) -> Figure:

@@ -47,8 +47,7 @@ class ErankShare(Wrapping):
         super().__post_init__()
         if self.low > self.high:
             raise UserError(
-                f"ErankShare.low={self.low} is greater than high={self.high}. Set low to at "
-                "most high."
+                f"ErankShare.low={self.low} is more than high={self.high}; no share is between."
             )
 
     @property

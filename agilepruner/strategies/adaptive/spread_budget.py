@@ -61,10 +61,7 @@ class SpreadBudget(Wrapping):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.inner.apportions:
-            raise UserError(
-                "SpreadBudget.inner is itself a SpreadBudget; a budget can be spread only once. "
-                "Set inner to the strategy that it wraps."
-            )
+            raise UserError("SpreadBudget.inner is one itself: a budget is spread once.")
 
     @property
     def label(self) -> str:  # type: ignore[override]

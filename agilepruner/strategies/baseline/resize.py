@@ -12,8 +12,7 @@ class Resize(Strategy):
     """Encode a smaller image and keep all of its tokens.
 
     The plainest way to fewer tokens, and ahead of many pruning methods on common benchmarks
-    (VTC-Bench, arXiv 2510.07143). It saves work in the tower too, which pruning
-    after the tower cannot.
+    (VTC-Bench, arXiv 2510.07143). It saves the tower's work too, as no pruning behind it does.
 
     Of an image whose own grid is R x C tokens, the smaller grid is sqrt(budget R / C) by
     sqrt(budget C / R), both rounded down: 11 x 11 for 128 of 24 x 24.
@@ -43,5 +42,5 @@ class Resize(Strategy):
     def select(self, tokens: VisualTokens, budget: int) -> Selection:
         raise ValueError(
             f"{tokens.count} tokens for a budget of {budget}: the image was not encoded at the "
-            "grid that this strategy asks for (see grid)"
+            "grid that this strategy asks for"
         )

@@ -18,23 +18,23 @@ class DART(DecoderStrategy):
     """Keep pivots by the strength of their keys, then for each the tokens least similar to it.
 
     DART (EMNLP 2025, arXiv 2502.11494): before layer K, pivots are the image tokens and the tokens
-    after the image whose rotated keys of layer K - 1 have the largest L1 norm. Pivot after pivot
+    behind the image whose rotated keys of layer K - 1 have the largest L1 norm. Pivot after pivot
     takes its share of the image tokens, those with the lowest cosine to it between the outputs of
-    that layer, after the model's final norm. Pivots of the image stay; positions stay as they
+    that layer, behind the model's final norm. Pivots of the image stay; positions stay as they
     were. No attention is read. Pivots come in the order of a Python set of their positions, as in
     the released code: CPython's hash table decides it, and other orders change up to 16 tokens.
 
     Differs from the released code in how many tokens stay: that keeps 4 + 8 * floor(n / 8) for a
     setting of n, and counts neither the 4 nor the unpruned first layers. Here the number follows
     from the budget, an average over layers, and what the pivots cannot share equally goes one each
-    to the first of them. With fewer tokens after the image than pivots of the text, where the code
+    to the first of them. With fewer tokens behind the image than pivots of the text, where the code
     fails, all of them are pivots. On LLaVA-NeXT all image tokens take part (the released
     evaluation prunes the first 576 only).
 
     Attributes:
         depth: K as a fraction of the layers.
         image_pivots: pivots among the image tokens.
-        text_pivots: pivots among the tokens after the image.
+        text_pivots: pivots among the tokens behind the image.
     """
 
     depth: Annotated[float, Range(0, 1)] = 2 / 32

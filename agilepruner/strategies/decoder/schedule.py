@@ -81,7 +81,7 @@ class DecoderStrategy(Strategy):
         """The visual tokens of one prompt that stay, where ``ranks`` is ``states``.
 
         Args:
-            states: (L, D) output of the previous layer after the model's final norm.
+            states: (L, D) output of the previous layer behind the model's final norm.
             keys: (L, heads * size) rotated keys of that layer.
             first: position of the first visual token.
             count: V, visual tokens, one after the other.
@@ -90,7 +90,7 @@ class DecoderStrategy(Strategy):
         Returns:
             (keep,) numbers of visual tokens, 0 to V - 1, ascending.
         """
-        raise NotImplementedError(f"{type(self).__name__} ranks by attention, not by states")
+        raise NotImplementedError(f"{type(self).__name__} ranks by attention")
 
     def recycle(self, dropped: Tensor, scores: Tensor) -> Tensor:
         """Tokens made of dropped ones: (M, D) hidden states and (M,) scores -> (merged, D)."""
@@ -149,11 +149,10 @@ def solve(
     least = average(build(0.0), layers, tokens)
     if budget < least:
         first = build(0.0)[0].layer
-        seeing = "the first of them sees" if first == 1 else f"the first {first} of them see"
         raise UserError(
-            f"{name} cannot reach a budget of {budget}: the budget is an average over the {layers} "
-            f"decoder layers, and {seeing} all {tokens} visual tokens. The smallest possible "
-            f"budget is {ceil(least)}."
+            f"{name} cannot reach a budget of {budget}: it is an average over the {layers} decoder "
+            f"layers, and the first {first} of them see all {tokens} visual tokens. The smallest "
+            f"possible budget is {ceil(least)}."
         )
     low, high = 0.0, 1.0
     for _ in range(50):

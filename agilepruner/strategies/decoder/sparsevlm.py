@@ -56,7 +56,7 @@ class SparseVLM(DecoderStrategy):
                 raise UserError(
                     f"SparseVLM has released schedules for budgets {sorted(RELEASED)} of 576 "
                     f"tokens in more than 16 layers, not for {budget} of {tokens} in {layers}. "
-                    "Set strategy.sparsevlm.released=false to have one computed."
+                    "Set released=false to have one computed."
                 )
             return self._stages(RELEASED_LAYERS, RELEASED[budget], tokens)
         at = at_depths(self.depths, layers)

@@ -21,7 +21,7 @@ class DartEmbedding(Strategy):
     each takes an equal share, rounded up, of what the budget still lacks. The published method,
     inside the language model, is ``dart``.
 
-    Differs from TensorRT-Edge-LLM, which adds four text tokens as pivots after the four of the
+    Differs from TensorRT-Edge-LLM, which adds four text tokens as pivots behind the four of the
     image and keeps the positions of the tokens: strategies before the language model do not see
     the prompt's text, and positions are the model's (LLaVA: reset; Qwen: kept).
 
