@@ -67,10 +67,15 @@ def hit(items: Sequence[Mapping[str, Any]]) -> float:
 def parts(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What the column IoU is the mean of, for one document."""
     (result,) = results
-    return {"iou": float(_task().compute_iou(result[IOU]["bbox"], result[IOU]["pred"]))}
+    return {"iou": float(_task().compute_iou(result[MEAN]["bbox"], result[MEAN]["pred"]))}
 
 
-IOU = "refcoco_IoU"
+def mean_iou(results: Sequence[Mapping[str, Any]]) -> float:
+    """lmms-eval's mean IoU in percent, 0-100, as the accuracy beside it."""
+    return 100 * float(_task().refcoco_bbox_rec_iou(results))
+
+
+MEAN = "refcoco_mean_iou"
 
 
 def _task() -> Any:
@@ -86,7 +91,7 @@ def _with(record: Mapping[str, Any], box: Box) -> dict[str, Any]:
         raise ValueError(f"its target {target} is no box")
     if _area(box) + _area(target) <= 0:  # a box turned over has a negative area, and no overlap
         item["pred"] = NOWHERE
-    return dict.fromkeys(record, item)
+    return dict.fromkeys([*record, MEAN], item)
 
 
 def _area(box: Box) -> float:

@@ -19,7 +19,10 @@ from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, rela
 from agilepruner.runner.rows import Row
 
 # The other files there are tables.
-ABOUT = ("bold.csv", "corrections.csv", "headings.csv", "study.csv", "tolerances.csv")
+ABOUT = (
+    *("bold.csv", "corrections.csv", "headings.csv", "positions.csv", "study.csv"),
+    "tolerances.csv",
+)
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,41 @@ def load(directory: Path = PUBLISHED) -> tuple[Published, ...]:
                 )
             )
     return tuple(numbers)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """A published measurement of both rules for the positions of kept tokens.
+
+    Attributes:
+        model: as printed. benchmark: name of our config. documents: which, as printed.
+        unpruned, reset, keep: in units of the metric. source, note: where from, what is not said.
+    """
+
+    model: str
+    benchmark: str
+    documents: str
+    metric: str
+    unpruned: float
+    reset: float
+    keep: float
+    source: str
+    note: str
+
+
+@cache
+def positions(directory: Path = PUBLISHED) -> tuple[Positions, ...]:
+    """Published measurements of positions; empty when there is no results folder."""
+    path = directory / "positions.csv"
+    lines = read(path) if path.is_file() else []
+    return tuple(
+        Positions(
+            *(line["model"], line["benchmark"], line["documents"], line["metric"]),
+            *(float(line["unpruned"]), float(line["reset"]), float(line["keep"])),
+            *(line["source"], line["note"]),
+        )
+        for line in lines
+    )
 
 
 @cache

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agilepruner.errors import unknown
-from agilepruner.report import published
+from agilepruner.report import positions, published, variants
 from agilepruner.report.dashboard import FOLDER, HOME, document_pages, page
 from agilepruner.report.dashboard.documents import ALL, WANTED, Reader
 from agilepruner.report.dashboard.findings import Finding
@@ -23,6 +23,7 @@ from agilepruner.report.frames import cells_frame, parquet
 from agilepruner.report.kinds import Kinds, kinds_sheet, scores_by_kind
 from agilepruner.report.latex import latex
 from agilepruner.report.lines import Line, Table, build_tables
+from agilepruner.report.positions import positions_sheet
 from agilepruner.report.settings import DEFAULT, FILE, Settings
 from agilepruner.report.sheets import (
     Sheet,
@@ -36,7 +37,7 @@ from agilepruner.report.sheets import (
     render_text,
 )
 from agilepruner.report.statistics import Analysis, analyse
-from agilepruner.report.variants import differences, variants_sheet
+from agilepruner.report.variants import variants_sheet
 from agilepruner.runner.rows import BEST, Row, drop_temporaries, write_atomically
 
 KEPT = ("min", "mean", "max", "layer_mean")
@@ -218,8 +219,8 @@ def text(tables: Sequence[Table], compared: Sequence[Analysis], name: str) -> st
 
 
 def _sheets(table: Table, analysis: Analysis) -> list[Sheet | None]:
-    guided = variants_sheet(table, analysis)
-    return [difference_sheet(table, analysis), guided, comparison_sheet(table)]
+    paired = [variants_sheet(table, analysis), positions_sheet(table, analysis)]
+    return [difference_sheet(table, analysis), *paired, comparison_sheet(table)]
 
 
 def _of_paper(table: Table, analysis: Analysis, kinds: Kinds) -> list[Sheet]:
@@ -338,7 +339,7 @@ def metrics_csv(tables: Sequence[Table]) -> str:
 def differences_csv(tables: Sequence[Table], compared: Sequence[Analysis]) -> str:
     """One line per strategy, budget and column: the difference to the reference, judged.
 
-    Then the guided strategies', each to its own fixed one.
+    Then the guided strategies', each to its own fixed one, and positions kept to them reset.
     """
     records = [
         {
@@ -364,6 +365,10 @@ def differences_csv(tables: Sequence[Table], compared: Sequence[Analysis]) -> st
             "images": d.images,
         }
         for table, analysis in zip(tables, compared)
-        for d in [*analysis.differences, *differences(table, analysis)]
+        for d in [
+            *analysis.differences,
+            *variants.differences(table, analysis),
+            *positions.differences(table, analysis),
+        ]
     ]
     return _csv(DIFFERENCE_COLUMNS, records)

@@ -18,7 +18,8 @@ def pairs(table: Table) -> Iterator[tuple[Group, Line, Line]]:
     for group in table.groups:
         for line in group.lines:
             fixed = _inside(line)
-            found = [other for other in group.lines if fixed and _is(other, fixed)]
+            same = [other for other in group.lines if other.positions == line.positions]
+            found = [other for other in same if fixed and _is(other, fixed)]
             if found:
                 yield group, line, found[0]
 
