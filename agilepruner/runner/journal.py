@@ -117,14 +117,15 @@ class Journal:
         return self.entries
 
     def _read(self, path: Path) -> None:
-        start = self._read_to.get(path, 0)
+        at = self._read_to.get(path, 0)
         with open(path, "rb") as file:
-            file.seek(start)
-            data = file.read()
-        end = data.rfind(b"\n") + 1  # what follows the last newline is being written, or torn
-        self._read_to[path] = start + end
-        for line in data[:end].split(b"\n")[:-1]:
-            self._take(line)
+            file.seek(at)
+            for line in file:
+                if not line.endswith(b"\n"):  # it is being written, or torn
+                    break
+                at += len(line)
+                self._take(line[:-1])
+        self._read_to[path] = at
 
     def _take(self, line: bytes) -> None:
         data = unsealed(line, self.cell)
