@@ -18,7 +18,9 @@ OWN_qwen := qwen2_5_vl_7b
 OWN_chair := llava_1_5_7b_chair
 OWN_enhancement_hybrid  := llava_1_5_7b_enhancement_hybrid
 OWN_enhancement_mixture := llava_1_5_7b_enhancement_mixture
-own    = $(if $(filter own,$(MODEL)),$(OWN_$1),$(filter $(MODEL) $(MODEL)_%,$(OWN_$1) $(filter $(MODEL),$1)))
+OWN_deployed  := llava_1_5_7b_deployed
+OWN_grounding := llava_1_5_7b_grounding qwen2_5_vl_7b_grounding
+own    = $(if $(filter own,$(MODEL)),$(firstword $(OWN_$1)),$(filter $(MODEL) $(MODEL)_%,$(OWN_$1) $(filter $(MODEL),$1)))
 moved  = table=$1 model=$(MODEL) suite=$(SUITE) $(if $(filter demo,$(MODEL)),,protocol=paper name=$1_$(MODEL))
 recipe = $(if $(call own,$1),table=$(call own,$1) suite=$(SUITE),$(moved))
 WANTED := $(if $(filter all,$(TABLE)),$(foreach t,$(TABLES),$(if $(filter demo,$(MODEL))$(call own,$t),$t)),$(TABLE))

@@ -306,6 +306,8 @@ def check(config: DictConfig) -> Config:
         data["positions"] = [data["positions"]]
     checked: Config = conform(Config, data, "")
     checked["budget"] = sorted(set(checked["budget"]), reverse=True)
+    if checked["positions"]:
+        checked["positions"] = list(dict.fromkeys(checked["positions"]))
     _check_budgets(checked["budget"], checked["model"])
     _check_results(Path(checked["results"]))
     _check_load(checked["model"]["load"])

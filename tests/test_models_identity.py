@@ -334,6 +334,63 @@ def test_positions_are_what_is_asked_for(kind, positions):
     assert float(difference[1:].min()) > 0.01  # and where some are not, it matters
 
 
+def one_by_one(kind, tokens, selection):
+    """Places of a selection's tokens, tile after tile, each looked up by itself."""
+    n, (rows, columns) = tokens.count, tokens.grid
+    order = tokens.order.tolist() if hasattr(tokens, "order") else list(range(tokens.batch * n))
+    markers = [at for at, number in enumerate(order) if number < 0] if kind == "smolvlm" else []
+    found = []
+    for tile, indices in enumerate(selection.indices.tolist()):
+        found += [at for at in markers if (found or [-1])[-1] < at < order.index(tile * n)]
+        for index in indices:
+            if index == -1:
+                continue  # no token
+            if index < n and kind == "next_paper" and tile:
+                down, across = divmod(tile - 1, 2)
+                found.append(n + (down * 24 + index // 24) * 48 + across * 24 + index % 24)
+            elif index < n and tile * n + index in order:
+                found.append(order.index(tile * n + index))
+            else:  # CLS, a summary, or an anchor that is padding
+                found.append(found[-1] if found else 0)
+    places = torch.tensor([*found, *(at for at in markers if at > order.index(tile * n))])
+    if kind not in QWEN:
+        return places[None], len(order)
+    return torch.stack([places * 0, places // columns, places % columns]), max(rows, columns)
+
+
+def mixed(tokens, count):
+    """A selection that merges: CLS in front, anchors out of order and twice, a summary behind."""
+    n, draw = tokens.count, torch.Generator().manual_seed(5)
+    rows = []
+    for tile in range(tokens.batch):
+        picks = torch.randperm(n, generator=draw)[:count]
+        rows.append(torch.cat([torch.tensor([n]), picks, picks[:1], torch.tensor([n])]))
+        if tile == 1:
+            rows[-1][-2] = -1  # one fewer
+    indices = torch.stack(rows)
+    weights = torch.rand(*indices.shape, n, generator=draw).softmax(dim=-1)
+    return Selection(indices, weights, projected=True)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@torch.inference_mode()
+def test_merged_tokens_are_placed_one_by_one_and_rules_mix_in_a_batch(kind):
+    """Kept, reset and kept in one left-padded batch; the plain model with places by hand."""
+    model, tokens, prompts = encode(kind)
+    selections = [mixed(t, count) for t, count in zip(tokens, (3, 5, 4))]
+    visuals = [model.embed(t, s) for t, s in zip(tokens, selections)]
+    rules = ["keep", "reset", "keep"]
+    visuals = [replace(visual, positions=rule) for visual, rule in zip(visuals, rules)]
+    places = [one_by_one(kind, *each) for each in zip(tokens, selections)]
+    steps = torch.arange(len(visuals[1]))
+    places[1] = steps.expand(len(places[1][0]), -1), len(visuals[1])
+    answers, logits = run(model, prompts, visuals)
+    expected = hand_placed(model, prompts, visuals, places)
+    assert torch.equal(answers, expected[0])
+    assert float((logits - expected[1]).abs().max()) < ROUNDING
+    assert [len(p) for p, _ in (places[0], places[2])] == [3 if kind in QWEN else 1] * 2
+
+
 def test_a_token_that_is_no_patch_shares_the_place_before_it():
     def places(*anchors):
         return Visual(torch.zeros(len(anchors), 4), torch.tensor(anchors), 9).places.tolist()

@@ -45,6 +45,11 @@ def test_a_models_own_rule_is_that_of_its_line_of_work(model, own):
     assert positions(f"positions={other}") == [own, other]  # vanilla's are what they are
 
 
+def test_a_rule_that_is_said_twice_runs_once():
+    run = plans.planned("strategy=divprune", "budget=[40]", "positions=[keep,reset,keep]")
+    assert [cell.positions for cell in run.cells] == ["reset", "keep", "reset"]  # vanilla's first
+
+
 def test_another_rule_is_refused_in_a_sentence():
     with pytest.raises(UserError, match=r"positions\[0\]='original', expected one of reset, keep"):
         plans.planned("positions=original")
