@@ -105,10 +105,19 @@ def test_without_data_every_object_of_the_suite_is_found_in_every_form(no_data):
 
 def test_the_language_data_leave_the_scorer_as_it_was(no_data):
     utils = task_module("coco_cap_chair.utils")
-    before = utils.nltk, utils.wordnet, utils.WordNetLemmatizer
+    before = dict(vars(utils))
     with chair.language_data():
-        assert utils.nltk is not before[0]
-    assert (utils.nltk, utils.wordnet, utils.WordNetLemmatizer) == before
+        assert utils.nltk is not before["nltk"]
+    assert dict(vars(utils)) == before
+
+
+def test_the_quicker_scorer_finds_what_the_scorer_finds(monkeypatch, no_data):
+    captions = [case["caption"] for case in CASES]
+    with chair.language_data():
+        quick = [found(caption) for caption in captions]
+    monkeypatch.setattr(chair, "_quicker", lambda utils: {})
+    with chair.language_data():
+        assert [found(caption) for caption in captions] == quick
 
 
 def test_the_source_names_what_finds_the_words(monkeypatch, no_data):
