@@ -87,9 +87,7 @@ def _run(config: DictConfig) -> None:
         return
     check_table(settings.paper)
     planned = identify(planned)
-    write = (
-        partial(_write_so_far, planned, settings) if first() else lambda rows: None
-    )  # one prints
+    write = partial(_write_so_far, planned, settings) if first() else None  # one prints
     outcome = execute(planned, write, _first_look(planned.config))
     problems = [outcome.problem] if outcome.problem else []
     if planned.config["noise"] and not outcome.problem:

@@ -46,6 +46,9 @@ Positions = Literal["reset", "keep"]  # of kept tokens, see models.base.Visual
 Line = Annotated[str, length(1000)]
 Tag = Annotated[str, length(64), "as long as a tag of W&B may be"]
 Count = Annotated[int, Range(1, 1_000_000_000)]
+Processes = Annotated[
+    Annotated[int, Range(0, 1000)] | None, "processes that score; 0: only this one, null: automatic"
+]
 Positive = Annotated[float, Range(0.001, 1_000_000)]
 Function = Annotated[str, Rule("like package.module.name", re.compile(r"\w+(\.\w+)+").fullmatch)]
 Place = Annotated[
@@ -276,6 +279,7 @@ class Config(TypedDict):
     workers: Annotated[
         Annotated[int, Range(1, 1000)] | None, "generation calls at the same time; null: automatic"
     ]
+    scorers: Processes
     model: Model
     suite: Suite
     strategy: dict[str, dict[str, Any]]

@@ -50,7 +50,7 @@ class Speed:
 
     def times(self, workers: int | None) -> "Speed":
         """Of a process with so many threads; None: as many as it would have."""
-        from agilepruner.runner.run import cores
+        from agilepruner.runner.scorers import cores
 
         count = (workers or cores()) if self.cpu else 1
         threads = f" in each of {count} threads" if count > 1 else ""

@@ -40,8 +40,9 @@ from agilepruner.runner.answer import Answering, Settings
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.journal import Journal
 from agilepruner.runner.plan import Run, identify, plan
-from agilepruner.runner.run import cores, load_model
+from agilepruner.runner.run import load_model
 from agilepruner.runner.score import header
+from agilepruner.runner.scorers import cores
 from agilepruner.strategies.attention.fastervlm import FasterVLM
 from agilepruner.strategies.base import VisualTokens
 from evals import scoring, tasks

@@ -227,6 +227,22 @@ class Journal:
                 self._file = None
 
 
+def header_in(directory: Path, cell: str) -> dict[str, Any] | None:
+    """The header of a cell's journals, as reading all of them would find it; None: there is none.
+
+    Args:
+        directory: the cell's folder.
+        cell: its id.
+    """
+    found = None
+    for path in sorted(directory.glob("journal.*.jsonl")):
+        with open(path, "rb") as file:
+            for line in file:
+                if line.startswith(b'{"journal":') and line.endswith(b"\n"):
+                    found = unsealed(line[:-1], cell) or found
+    return found
+
+
 class Lines:
     """Where each document's lines lie in a cell's journals, to read some without the others.
 

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,10 @@ from agilepruner.runner.journal import Journal
 from agilepruner.runner.plan import ANSWERING, Run, source_of
 from agilepruner.runner.progress import Progress
 from agilepruner.runner.rows import Row, read_row
-from agilepruner.runner.score import (
-    blank_row,
-    complete,
-    header,
-    score_cell,
-)
-from agilepruner.runner.stored import NOISE, images_name, store
+from agilepruner.runner.score import blank_row, complete, header
+from agilepruner.runner.scorers import Scorers, automatic, cores
+from agilepruner.runner.stored import NOISE, Asked, images_name, score_apart, score_folder, store
+from agilepruner.runner.work import cause
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +57,12 @@ class Outcome:
 
 
 Look = Callable[[list[Row]], list[str]]
+OnRows = Callable[[list[Row]], None]
 
 
 def execute(
     run: Run,
-    on_rows: Callable[[list[Row]], None] = lambda rows: None,
+    on_rows: OnRows | None = None,
     first_look: Look | None = None,
 ) -> Outcome:
     """Answer and score every cell of an identified run that is not done.
@@ -73,7 +72,8 @@ def execute(
 
     Args:
         run: what to do.
-        on_rows: called with all rows there are, whenever a benchmark is finished.
+        on_rows: called with all rows there are, whenever a benchmark is finished; in another
+            process where there are any to score in.
         first_look: what is wrong with vanilla's rows on the first window of images of every
             benchmark, which are answered before all else; None: there is nothing to look for.
 
@@ -102,10 +102,21 @@ def execute(
     return Outcome([rows[cell.id] for cell in run.cells if cell.id in rows], problem)
 
 
+def _read(run: Run, cell: Cell) -> Row | None:
+    return read_row(run.folder(cell) / "row.json", cell.id)
+
+
 def row_of(run: Run, cell: Cell) -> Row | None:
     """A cell's row, if it is done and was scored as it would be today."""
-    row = read_row(run.folder(cell) / "row.json", cell.id)
+    row = _read(run, cell)
     return row if row and row.status == "done" and row.scoring == cell.scoring else None
+
+
+def _tell(shared: tuple[Run, set[str]], on_rows: OnRows) -> None:
+    """Call ``on_rows`` with the rows of some cells, in a process of ``Scorers``."""
+    run, known = shared
+    rows = (_read(run, cell) for cell in run.cells if cell.id in known)
+    on_rows([row for row in rows if row is not None])
 
 
 def _reuse(run: Run) -> None:
@@ -166,7 +177,7 @@ class _Work:
         claims: Claims,
         spent: dict[str, float],
         rows: dict[str, Row],
-        on_rows: Callable[[list[Row]], None],
+        on_rows: OnRows | None,
         first_look: Look | None,
     ) -> None:
         self.on_rows, self.first_look = on_rows, first_look
@@ -177,6 +188,9 @@ class _Work:
         }
         self.benchmarks: dict[str, Any] = {}
         self.failed = dict(run.failed)
+        self.scorers = Scorers(0)
+        self.apart: list[tuple[_Part, Future[None] | None]] = []
+        self.stored: set[str] = set()  # ids of cells that other processes scored
 
     def do(self) -> None:
         clock = time.perf_counter()
@@ -190,27 +204,45 @@ class _Work:
         if self.first_look is not None and fresh:
             self._look(adapter, fresh)
         total = sum(len(self.benchmarks[cell.benchmark].documents) for cell in fresh)
+        count = self.run.config["scorers"]
+        if count is None:
+            count = automatic(sum(len(self.benchmarks[c.benchmark].documents) for c in loaded))
+        self.scorers = Scorers(count)
         with Progress(total, len(self.cells)) as progress:
-            for cell in self.cells:
-                if cell.benchmark in self.failed:
-                    self._not_loaded(cell)
-                    progress.cell_done()
-            held: list[_Part] = []
-            for name in self._small_first():
-                progress.benchmark(self.run.config["benchmark"][name]["label"])
-                cells = [cell for cell in self.cells if cell.benchmark == name]
-                mine = [cell for cell in fresh if cell.benchmark == name]
-                answering = (
-                    self._answering(adapter, name, mine, progress.documents) if mine else None
-                )
-                if answering and any(cell.strategy.apportions for cell in mine):
-                    self._apportion(answering, name)
-                part = _Part(name, cells, answering, answering.shares() if answering else [])
-                if self._pass(part):
-                    held.append(part)
-                else:
-                    self._score(part, progress)
-            self._wait_for_others(held, progress)
+            try:
+                with self.scorers:
+                    self._answer_and_score(adapter, fresh, progress)
+            finally:  # what other processes scored is there, whatever happened here
+                for cell in self.cells:
+                    if cell.id in self.stored - self.rows.keys() and (row := _read(self.run, cell)):
+                        self.rows[cell.id] = row
+
+    def _answer_and_score(self, adapter: Any, fresh: list[Cell], progress: Progress) -> None:
+        for cell in self.cells:
+            if cell.benchmark in self.failed:
+                self._not_loaded(cell)
+                progress.cell_done()
+        held: list[_Part] = []
+        for name in self._small_first():
+            progress.benchmark(self.run.config["benchmark"][name]["label"])
+            part = self._part(adapter, name, fresh, progress)
+            if self._pass(part):
+                held.append(part)
+            else:
+                self._finish(part, progress)
+        self._wait_for_others(held, progress)
+        for part, future in self.apart:
+            self._collect(part, future, progress)
+
+    def _part(self, adapter: Any, name: str, fresh: list[Cell], progress: Progress) -> _Part:
+        cells = [cell for cell in self.cells if cell.benchmark == name]
+        mine = [cell for cell in fresh if cell.benchmark == name]
+        if not mine:
+            return _Part(name, cells, None, [])
+        answering = self._answering(adapter, name, mine, progress.documents)
+        if any(cell.strategy.apportions for cell in mine):
+            self._apportion(answering, name)
+        return _Part(name, cells, answering, answering.shares())
 
     def _small_first(self) -> list[str]:
         return sorted(self.benchmarks, key=lambda name: len(self.benchmarks[name].documents))
@@ -370,7 +402,7 @@ class _Work:
                 if self._pass(part):
                     still.append(part)
                 else:
-                    self._score(part, progress)
+                    self._finish(part, progress)
             parts = still
             if parts and time.monotonic() - said > SAY_WAITING:
                 log.info("waiting for other processes on %s", ", ".join(p.name for p in parts))
@@ -378,32 +410,79 @@ class _Work:
             if parts:
                 time.sleep(WAIT_SECONDS)
 
-    def _score(self, part: _Part, progress: Progress) -> None:
-        started = time.perf_counter()
+    def _finish(self, part: _Part, progress: Progress) -> None:
+        """Score what is answered: here and now, or in other processes while this one goes on."""
         if part.answering is not None:
             part.answering.close()
             give_back_freed_memory()
+        if not self.scorers.count:
+            self._score(part, progress)
+            if self.on_rows is not None and len(self.rows) < len(self.run.cells):
+                self.on_rows([self.rows[c.id] for c in self.run.cells if c.id in self.rows])
+            return
+        future = None
+        if self.claims.take(f"score-{part.name}"):  # else another run of us is scoring now
+            future = self.scorers.later(self._score_apart, part, progress)
+        self.apart.append((part, future))
+
+    def _score_apart(self, part: _Part, progress: Progress) -> None:
+        """Have a benchmark scored, and the report so far written, by other processes."""
+        config = self.run.config
+        open_ = [cell for cell in part.cells if row_of(self.run, cell) is None]
+        asked = Asked(
+            *(part.name, config["benchmark"][part.name], self.run.sources[part.name]),
+            *(config["protocol"], self.benchmarks[part.name].documents),
+        )
+
+        def done(number: int) -> None:
+            self.stored.add(open_[number].id)
+            progress.cell_done()
+
+        try:
+            items = [(cell, self.run.folder(cell)) for cell in open_]
+            self.scorers.each(score_apart, (config, asked), items, done)
+        finally:
+            self.claims.give_back(f"score-{part.name}")
+        known = self.stored | self.rows.keys()
+        if self.on_rows is not None and len(known) < len(self.run.cells):
+            self.scorers.each(_tell, (self.run, known), [self.on_rows])
+
+    def _collect(self, part: _Part, future: Future[None] | None, progress: Progress) -> None:
+        """Wait for the processes that score a benchmark, and take or make its rows."""
+        started = time.perf_counter()
+        try:
+            if future is None:
+                self.claims.take(f"score-{part.name}", wait=True)
+                self._score_apart(part, progress)
+            else:
+                future.result()
+        except Exception as error:
+            log.warning("%s is scored in this process (%s)", part.name, cause(error))
+            log.debug("scoring apart failed", exc_info=True)
+        self.spent["score"] += time.perf_counter() - started
+        self._score(part, progress)
+
+    def _score(self, part: _Part, progress: Progress) -> None:
+        """The rows of a benchmark: those that are on disk, and the others scored here."""
+        started = time.perf_counter()
         claim = f"score-{part.name}"
         self.claims.take(claim, wait=True)
         try:
             for cell in part.cells:
-                row = row_of(self.run, cell)
+                apart = cell.id in self.stored
+                row = _read(self.run, cell) if apart else row_of(self.run, cell)
                 if row is None:
                     row = self._score_cell(cell, self.benchmarks[cell.benchmark])
                     self._store(cell, row)
                 self.rows[cell.id] = row
-                progress.cell_done()
+                if not apart:
+                    progress.cell_done()
         finally:
             self.claims.give_back(claim)
-        if len(self.rows) < len(self.run.cells):
-            self.on_rows([self.rows[cell.id] for cell in self.run.cells if cell.id in self.rows])
-        self.spent["score"] += time.perf_counter() - started
+            self.spent["score"] += time.perf_counter() - started
 
     def _score_cell(self, cell: Cell, benchmark: Any) -> Row:
-        folder = self.run.folder(cell)
-        journal = Journal(folder, cell.id)  # read again: entries of one cell at a time in memory
-        journal.refresh()
-        return score_cell(self.run.config, cell, benchmark, journal, folder)
+        return score_folder(self.run.config, cell, benchmark, self.run.folder(cell))
 
     def _store(self, cell: Cell, row: Row) -> None:
         self.rows[cell.id] = row  # first: the table is printed even where it cannot be stored
@@ -497,14 +576,6 @@ def _workers(wanted: int | None, adapter: Any) -> int:
     if wanted is not None:
         return wanted
     return 1 if "cuda" in adapter.environment["device"] else cores()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        return os.cpu_count() or 1
 
 
 def _say_where_time_went(spent: Mapping[str, float], total: float) -> None:

@@ -4,8 +4,10 @@ Nothing here loads a model. ``rescore`` makes rows of journals with the scoring 
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from agilepruner.places import CONFIGS
 from agilepruner.runner import identity
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
-from agilepruner.runner.journal import Journal
+from agilepruner.runner.journal import Journal, header_in
 from agilepruner.runner.plan import asked_of, scoring, source_of
 from agilepruner.runner.rows import Row, drop_temporaries, read_row, write_row
 from agilepruner.runner.score import CellFailed, blank_row, score_cell, strategy_of
+from agilepruner.runner.scorers import Scorers, automatic
 
+LINE = 400  # bytes of an answer in a journal, about
 NOISE = "noise/batch-{}"  # in a run's directory: where vanilla is answered once more
 
 log = logging.getLogger(__name__)
@@ -83,33 +87,106 @@ def context(row: Row) -> str:
     return identity.digest([row.identity.get("model"), row.identity.get("limit")])
 
 
-def rescore(directory: Path) -> list[Row]:
+@dataclass(frozen=True)
+class Asked:
+    """Documents of a benchmark, and what another process needs to score answers to them.
+
+    That is no image and no task: it opens the columns and the task again.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    source: Any
+    protocol: str
+    documents: list[Any]
+
+    @cached_property
+    def benchmark(self) -> Any:
+        """The loaded benchmark (``evals.tasks.Benchmark``), to score with."""
+        from evals import tasks
+
+        chosen, split, task = tasks.opened(self.config, self.source, self.protocol)
+        known = self.config, chosen, task, split, self.documents
+        return tasks.Benchmark(self.name, *known, max_new_tokens=None, stop=())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def score_folder(config: Mapping[str, Any], cell: Cell, benchmark: Any, folder: Path) -> Row:
+    """The row of a cell from its journals, see ``score_cell``."""
+    journal = Journal(folder, cell.id)  # entries of one cell at a time in memory
+    journal.refresh()
+    return score_cell(config, cell, benchmark, journal, folder)
+
+
+def score_apart(shared: tuple[Mapping[str, Any], Asked], item: tuple[Cell, Path]) -> None:
+    """Score a cell and store its row, in a process of ``Scorers``."""
+    (config, asked), (cell, folder) = shared, item
+    store(folder, score_folder(config, cell, asked.benchmark, folder))
+
+
+def rescore(directory: Path, scorers: int | None = None) -> list[Row]:
     """Score every journal of a results directory with today's code; no model is loaded.
+
+    Args:
+        directory: of the run.
+        scorers: processes that do it; 0: this one, None: by the number of answers.
 
     Raises:
         UserError: there is nothing to score.
     """
     rows: list[tuple[float, str, Row]] = []
-    loaded: dict[str, Any] = {}
     with Claims(directory) as claims:
         claims.take("score", wait=True)
-        for folder, cell_id in folders(directory):
-            journal = Journal(folder, cell_id, claims.writer)
-            journal.refresh()
-            if journal.header is None:
+        groups: dict[str, list[tuple[Path, str]]] = defaultdict(list)
+        size = 0
+        for folder, cell in folders(directory):
+            said = header_in(folder, cell)
+            if said is None:
                 continue
-            if "positions" not in journal.header["identity"]:
+            if "positions" not in said["identity"]:
                 log.warning("%s was answered by an earlier version: run it again", folder.name)
                 continue
-            row = _rescored(journal, folder, loaded)
-            store(folder, row)
-            rows.append((answered_at(folder), folder.name, row))
+            size += sum(path.stat().st_size for path in folder.glob("journal.*.jsonl"))
+            groups[said["identity"]["benchmark"]].append((folder, cell))
+        count = automatic(size // LINE) if scorers is None else scorers
+        with Scorers(count) as processes:
+            for found in groups.values():
+                loaded: dict[str, Asked] = {}
+                if count:
+                    _load_for(found, loaded)
+                done = processes.each(_rescore_apart, loaded, found)
+                for number, (folder, cell) in enumerate(found):
+                    row = read_row(folder / "row.json", cell) if number in done else None
+                    if row is None:
+                        row = _rescored(folder, cell, loaded)
+                        store(folder, row)
+                    rows.append((answered_at(folder), folder.name, row))
     if not rows:
         raise UserError(f"{directory} holds no journals that this version can score.")
     return [row for *_, row in sorted(rows, key=lambda each: each[:2])]
 
 
-def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
+def _load_for(found: list[tuple[Path, str]], loaded: dict[str, Asked]) -> None:
+    """Load the documents of some journals once, for the processes that score them."""
+    for folder, cell in found:
+        journal = Journal(folder, cell)
+        journal.header = header_in(folder, cell)
+        try:
+            _documents_of(*_said_of(journal), loaded)
+        except (UserError, CellFailed):  # said in the row of the cell, when it is scored
+            log.debug("documents cannot be loaded", exc_info=True)
+
+
+def _rescore_apart(loaded: dict[str, Asked], item: tuple[Path, str]) -> None:
+    folder, cell = item
+    store(folder, _rescored(folder, cell, loaded))
+
+
+def _rescored(folder: Path, cell_id: str, loaded: dict[str, Asked]) -> Row:
+    journal = Journal(folder, cell_id)
+    journal.refresh()
     try:
         return recomputed(journal, folder, loaded)
     except (UserError, CellFailed) as error:
@@ -117,7 +194,7 @@ def _rescored(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
         return replace(blank_row(config, cell, cell.budget), status="failed", error=str(error))
 
 
-def recomputed(journal: Journal, folder: Path, loaded: dict[str, Any]) -> Row:
+def recomputed(journal: Journal, folder: Path, loaded: dict[str, Asked]) -> Row:
     """The row that a journal gives with the scoring of today.
 
     Args:
@@ -148,7 +225,7 @@ def _said_of(journal: Journal) -> tuple[dict[str, Any], Cell]:
     return config, cell
 
 
-def _documents_of(config: Mapping[str, Any], cell: Cell, loaded: dict[str, Any]) -> Any:
+def _documents_of(config: Mapping[str, Any], cell: Cell, loaded: dict[str, Asked]) -> Any:
     """The loaded benchmark whose documents a journal answers (``evals.tasks.Benchmark``).
 
     Args:
@@ -167,11 +244,12 @@ def _documents_of(config: Mapping[str, Any], cell: Cell, loaded: dict[str, Any])
     key = identity.digest((*parts, known))
     if key not in loaded:
         source = source_of(config, name, known)
-        loaded[key] = source.identity, tasks.load(name, parts[1], source, *parts[2:])
-    documents, benchmark = loaded[key]
-    if identity.digest(documents) != identity.digest(known):
+        benchmark = tasks.load(name, parts[1], source, *parts[2:])
+        loaded[key] = Asked(name, parts[1], source, parts[2], benchmark.documents)
+        vars(loaded[key])["benchmark"] = benchmark
+    if identity.digest(loaded[key].source.identity) != identity.digest(known):
         raise CellFailed("the documents changed since they were answered; run it again")
-    return benchmark
+    return loaded[key].benchmark
 
 
 def local_source(config: Mapping[str, Any], benchmark: str, known: Mapping[str, Any]) -> Any:
