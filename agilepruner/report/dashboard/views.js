@@ -37,7 +37,7 @@ function tableSection() {
     + "Point at a number for its share of vanilla, n, and whether it differs from the reference"
     + (DATA.documents ? "; press it for the documents whose answer flipped against vanilla." : "."),
   csv("results", ["strategy", "budget", ...table.columns.map((c) => c.title)], rows),
-  node("div", {class: "scroll"}, node("table", {}, node("thead", {}, head), body)),
+  node("div", {class: "scroll"}, node("table", {class: table.columns.at(-1)?.average ? "results" : null}, node("thead", {}, head), body)),
   node("ul", {}, table.notes.map((note) => node("li", {}, note))));
 }
 /* A number: what it says, and the way to its flipped documents. */
