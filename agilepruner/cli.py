@@ -86,6 +86,7 @@ def _run(config: DictConfig) -> None:
         show(describe(planned))
         return
     check_table(settings.paper)
+    sink = _sink(planned.config)
     planned = identify(planned)
     write = partial(_write_so_far, planned, settings) if first() else None  # one prints
     outcome = execute(planned, write, _first_look(planned.config))
@@ -101,7 +102,7 @@ def _run(config: DictConfig) -> None:
         problems += _analyse(planned, outcome.rows)
     else:
         problems += report(shown, planned.directory, planned.config["name"], settings)
-    _log(planned, outcome.rows)
+    _log(sink, shown, planned.directory)
     failed = [row for row in outcome.rows if row.status != "done"]
     if failed:
         cells = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
@@ -177,15 +178,26 @@ def _analyse(planned: Any, rows: list[Any]) -> list[str]:
     return []
 
 
-def _log(planned: Any, rows: list[Any]) -> None:
-    settings = planned.config["logger"]
-    if settings["kind"] == "wandb":
-        from agilepruner.documents import OnDisk
-        from agilepruner.report.wandb import log_rows, log_tables
+def _sink(config: Any) -> Any:
+    """Where rows go besides files; None: nowhere.
 
-        where = settings["project"], settings["group"], settings["mode"], planned.directory
-        log_rows(rows, *where)
-        log_tables(rows, *where, OnDisk([planned.directory]))
+    Raises:
+        UserError: W&B is wanted and is not installed.
+    """
+    from agilepruner.report.wandb import Sink
+
+    logger = config["logger"]
+    if logger["kind"] != "wandb":
+        return None
+    return Sink(logger["project"], logger["group"], logger["mode"])
+
+
+def _log(sink: Any, rows: list[Any], directory: Path) -> None:
+    if sink is not None:
+        from agilepruner.documents import OnDisk
+        from agilepruner.report.wandb import log_results
+
+        log_results(rows, sink, directory, OnDisk([directory]))
 
 
 def _with_earlier(planned: Any, rows: list[Any]) -> list[Any]:

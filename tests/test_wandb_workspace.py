@@ -6,7 +6,7 @@ import pytest
 import synthetic_rows as made
 from test_report_wandb import read_back
 
-from agilepruner.report.wandb import log_rows
+from agilepruner.report.wandb import Sink, log_results
 
 pytest.importorskip("wandb_workspaces", reason="the extra agilepruner[wandb] is not installed")
 
@@ -14,7 +14,7 @@ pytest.importorskip("wandb_workspaces", reason="the extra agilepruner[wandb] is 
 def test_every_panel_shows_what_cells_log(tmp_path):
     from scripts import wandb_workspace
 
-    log_rows(made.rows(), "agilepruner", "sweep", "offline", tmp_path)
+    log_results(made.rows(("divprune",), (64,)), Sink("agilepruner", "sweep", "offline"), tmp_path)
     logged = {key for _, history in read_back(tmp_path).values() for key in history}
     configs = {key for config, _ in read_back(tmp_path).values() for key in config}
     for panels in wandb_workspace.sections().values():

@@ -1,7 +1,7 @@
 """Weights & Biases as a sink: one run per cell and one per table, written after they are stored.
 
-Nothing is ever read back from W&B; the rows are the record. A cell is logged once: a marker in the
-directory holds what was sent, so a second call sends only what is new or has changed.
+Nothing is ever read back from W&B; the rows are the record. What W&B is given is made here, as
+plain data; ``report.wandb_send`` sends it.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -25,192 +25,135 @@ from agilepruner.report.dashboard.documents import Look, Reader, Said
 from agilepruner.report.flips import Flips, cell_numbers
 from agilepruner.report.frames import kept_in
 from agilepruner.report.lines import Table, build_tables, columns_of
+from agilepruner.report.wandb_send import Run, send
 from agilepruner.runner.journal import Entry
 from agilepruner.runner.kept import boxes_of, details_of
-from agilepruner.runner.rows import Row, write_atomically
+from agilepruner.runner.rows import Row
 
 log = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline")
 TAG = 64  # characters that W&B allows a tag
 MOST_FLIPS = 200  # in a table's run
 FLIP = ["strategy", "budget", "benchmark", "document", "change"]
-SEEN = ["question", "references", "answer", "vanilla_answer", "kept"]
+SEEN = ["question", "references", "answer", "vanilla_answer", "image", "kept"]
+AVERAGES = ["strategy", "label", "budget", "average", "spread"]
+QUALITY = 85  # of JPEG
 
 
-def log_rows(rows: Iterable[Row], project: str, group: str, mode: str, directory: Path) -> int:
-    """Log every finished cell that was not logged before.
+@dataclass(frozen=True)
+class Sink:
+    """Where results go: ``project``, ``group`` and ``mode`` of W&B.
+
+    Raises:
+        UserError: wandb is not installed, or the mode is unknown (so said before a run).
+    """
+
+    project: str
+    group: str
+    mode: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(
+                f"W&B mode '{self.mode}' is unknown. Choose one of: {', '.join(MODES)}."
+            )
+        known = "wandb" in sys.modules or importlib.util.find_spec("wandb") is not None
+        if not known or sys.modules.get("wandb", ...) is None:
+            raise UserError(
+                "logger=wandb needs the wandb package, which is not installed. Install it "
+                "(pip install wandb) or use logger=none."
+            )
+
+
+@dataclass(frozen=True)
+class Logged:
+    """How many cells and tables were new; the mode as resolved; why the rest was not sent."""
+
+    cells: int
+    tables: int
+    mode: str
+    failed: str
+
+
+def log_results(
+    rows: Iterable[Row],
+    sink: Sink,
+    directory: Path,
+    reader: Reader | None = None,
+    homes: Mapping[str, tuple[str, Path]] | None = None,
+) -> Logged:
+    """Log a run per finished cell and one per table; what was logged before is not sent again.
 
     Args:
         rows: cells; failed ones have no numbers and are left out until they are done.
-        project: W&B project.
-        group: W&B group, one per sweep.
-        mode: ``online``, ``offline``, or ``auto``: online when logged in to W&B.
-        directory: holds W&B's files (``wandb/``) and the markers (``wandb/logged/<cell>.json``).
+        sink: where to.
+        directory: of the report: W&B's files go to its ``wandb``; its CSV files and page go along
+            where they are there.
+        reader: what documents look like; None: flips have no question and no picture.
+        homes: of cells of other runs: cell -> its group and its run's directory.
 
     Returns:
-        How many cells were logged. A failure of W&B is a warning: the rows are safe, and the same
-        call logs the rest later.
-
-    Raises:
-        UserError: wandb is not installed, or the mode is unknown (`check` says so before a run).
+        What was logged. A failure of W&B is a warning: the rows are safe, and the same call logs
+        the rest later.
     """
-    check(mode)
     known = [row for row in rows if row.status == "done"]
-    relatives, changed = _relatives(known), cell_numbers(build_tables(known))
-    sent = [
-        (row, _identity(row), _scalars(row, relatives.get(row.id), changed.get(row.id, {})))
-        for row in known
-    ]
-    runs = [_of_cell(*each) for each in sent]
-    logged, mode = _send(runs, project, group, mode, directory)
-    log.info("W&B: %d cells logged (%s), %d in all", logged, mode, len(known))
-    return logged
+    tables = build_tables(known)
+    relatives, changed = _relatives(tables), cell_numbers(tables)
+    runs = []
+    for row in known:
+        numbers = _numbers(row, relatives.get(row.id), changed.get(row.id, {}))
+        home = (homes or {}).get(row.id, (sink.group, directory))
+        runs.append(_of_cell(row, numbers, *home))
+    cells = {run.id for run in runs}
+    runs += [_of_table(table, sink.group, directory, reader) for table in tables]
+    sent = send(runs, sink.project, sink.mode)
+    count = len(cells.intersection(sent.ids))
+    if not sent.failed:
+        log.info(
+            "W&B (%s): %d cells and %d tables were new", sent.mode, count, len(sent.ids) - count
+        )
+    return Logged(count, len(sent.ids) - count, sent.mode, sent.failed)
 
 
-def _of_cell(row: Row, identity: dict[str, Any], scalars: dict[str, float]) -> "_Run":
-    """Identity as config, one history step of scalars."""
+def _of_cell(row: Row, numbers: dict[str, float], group: str, directory: Path) -> Run:
+    """Identity as config, one history step of numbers."""
     start = {
         "job_type": row.benchmark,
         "name": f"{row.strategy}@{row.budget} {row.benchmark}",
         "tags": _tags(row.model, row.suite, row.protocol, row.family),
-        "config": identity,
+        "config": _identity(row),
     }
-    return _Run(row.id, [identity, scalars], start, lambda wandb, run: run.log(scalars))
+    return Run(row.id, group, str(directory), start, numbers)
 
 
-def check(mode: str) -> None:
-    """Refuse what cannot work, before anything is run.
-
-    Raises:
-        UserError: wandb is not installed, or the mode is unknown.
-    """
-    if mode not in MODES:
-        raise UserError(f"W&B mode '{mode}' is unknown. Choose one of: {', '.join(MODES)}.")
-    known = "wandb" in sys.modules or importlib.util.find_spec("wandb") is not None
-    if not known or sys.modules.get("wandb", ...) is None:
-        raise UserError(
-            "logger=wandb needs the wandb package, which is not installed. Install it "
-            "(pip install wandb) or use logger=none."
-        )
-
-
-def _resolve(wandb: Any, mode: str) -> str:
-    """Online only when somebody is logged in; never ask for a key."""
-    if mode != "auto":
-        return mode
-    return "online" if wandb.api.api_key else "offline"
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run of W&B to be.
-
-    Attributes:
-        id: its name there, and that of its marker.
-        content: tells whether it was logged as it is now.
-        start: what ``wandb.init`` gets besides what all runs have.
-        log: called with wandb and the run.
-    """
-
-    id: str
-    content: list[Any]
-    start: dict[str, Any]
-    log: Callable[[Any, Any], None]
-
-
-def _send(
-    runs: Iterable[_Run], project: str, group: str, mode: str, directory: Path
-) -> tuple[int, str]:
-    """Log what is new or has changed; how many that were, and the mode as resolved."""
-    logged = 0
-    try:
-        wandb = importlib.import_module("wandb")
-        mode = _resolve(wandb, mode)
-        markers = directory / "wandb" / "logged"
-        markers.mkdir(parents=True, exist_ok=True)
-        for one in runs:
-            content = json.dumps([project, group, *one.content], sort_keys=True, ensure_ascii=False)
-            marker = markers / f"{one.id}.json"
-            if marker.is_file() and marker.read_bytes() == content.encode():
-                continue
-            run = wandb.init(
-                project=project,
-                group=group,
-                mode=mode,
-                id=one.id,
-                resume="allow" if mode == "online" else None,
-                dir=str(directory),
-                reinit="finish_previous",
-                settings=wandb.Settings(console="off", silent=True, x_disable_stats=True),
-                **one.start,
-            )
-            try:
-                one.log(wandb, run)
-            except Exception:
-                run.finish(exit_code=1)
-                raise
-            run.finish()
-            write_atomically(marker, content)
-            logged += 1
-    except Exception as error:  # whatever W&B raises: the rows are safe
-        cause = f"{type(error).__name__}: {error}"
-        log.warning("W&B: %s. Run the same command again to log the rest.", cause)
-    return logged, mode
-
-
-def log_tables(
-    rows: Iterable[Row],
-    project: str,
-    group: str,
-    mode: str,
-    directory: Path,
-    reader: Reader | None = None,
-) -> int:
-    """Log one run per table: relative averages, flips with pictures, the report's files.
-
-    Args:
-        rows: cells.
-        project: as for cells.
-        group: as for cells.
-        mode: as for cells.
-        directory: of the report, whose CSV files and page go along where they are there.
-        reader: what documents look like; None: flips have no question and no picture.
-
-    Returns:
-        How many tables were logged: one whose numbers were logged before is not sent again. A
-        failure of W&B is a warning.
-
-    Raises:
-        UserError: wandb is not installed, or the mode is unknown.
-    """
-    check(mode)
-    tables = build_tables([row for row in rows if row.status == "done"])
-    runs = [_of_table(table, group, directory, reader) for table in tables]
-    return _send(runs, project, group, mode, directory)[0]
-
-
-def _of_table(table: Table, group: str, directory: Path, reader: Reader | None) -> _Run:
+def _of_table(table: Table, group: str, directory: Path, reader: Reader | None) -> Run:
     """The averages of its lines, flips, and the report's files."""
     names = table.model, table.suite, table.protocol
-    name = hashlib.sha256(json.dumps([group, *names]).encode()).hexdigest()[:12]
-    averages = _averages(table)
-
-    def log(wandb: Any, run: Any) -> None:
-        run.log(_contents(wandb, table, averages, directory, reader))
-        _attach(wandb, run, name, directory)
-
+    digest = hashlib.sha256(json.dumps([group, *names]).encode()).hexdigest()[:12]
     start = {
         "job_type": "table",
         "name": " ".join(names),
         "tags": _tags(*names),
         "config": dict(zip(("model", "suite", "protocol"), names)),
     }
-    known = sorted(row.id for row in table.rows)
-    return _Run(f"table-{name}", [names, known, averages], start, log)
+    averages = _averages(table)
+    flips = flips_of(table)
+    shown = [[*flip.words, *seen] for flip, seen in zip(flips, _seen(table, flips, reader))]
+    page = directory / "dashboard.html"
+    return Run(
+        f"table-{digest}",
+        group,
+        str(directory),
+        start,
+        _named(averages),
+        {"averages": (AVERAGES, averages), "flips": ([*FLIP, *SEEN], shown)},
+        page.read_text(encoding="utf-8") if page.is_file() else None,
+        [str(path) for path in sorted(directory.glob("*.csv"))],
+    )
 
 
 def _averages(table: Table) -> list[list[Any]]:
-    """Strategy, label, budget, Average relative to vanilla and its spread over seeds, per line."""
+    """The columns ``AVERAGES`` per line: relative to vanilla, and its spread over seeds."""
     found = []
     for line in table.lines:
         cell = table.average(line)
@@ -218,39 +161,14 @@ def _averages(table: Table) -> list[list[Any]]:
     return found
 
 
-def _contents(
-    wandb: Any,
-    table: Table,
-    averages: list[list[Any]],
-    directory: Path,
-    reader: Reader | None,
-) -> dict[str, Any]:
-    """What the run of a table logs."""
-    columns = ["strategy", "label", "budget", "average", "spread"]
-    flips = flips_of(table)
-    shown = [[*flip.words, *seen] for flip, seen in zip(flips, _seen(wandb, table, flips, reader))]
-    said = {
-        "averages": wandb.Table(columns=columns, data=averages),
-        "flips": wandb.Table(columns=[*FLIP, *SEEN], data=shown),
-    }
-    page = directory / "dashboard.html"
-    if page.is_file():
-        said["page"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+def _named(averages: list[list[Any]]) -> dict[str, float]:
+    """Averages by strategy and budget; by label where a strategy has several lines."""
     names = [f"{strategy}@{budget}" for strategy, _, budget, *_ in averages]
+    said: dict[str, float] = {}
     for name, (_, label, budget, value, _) in zip(names, averages):
         own = name if names.count(name) == 1 else f"{label}@{budget}"
         said |= {f"average/{own}": value} if value is not None else {}
     return said
-
-
-def _attach(wandb: Any, run: Any, name: str, directory: Path) -> None:
-    """The report's CSV files as an artifact."""
-    files = sorted(directory.glob("*.csv"))
-    if files:
-        artifact = wandb.Artifact(f"report-{name}", type="report")
-        for path in files:
-            artifact.add_file(str(path))
-        run.log_artifact(artifact)
 
 
 @dataclass(frozen=True)
@@ -293,9 +211,7 @@ def _in_turn(*queues: Sequence[Flip]) -> list[Flip]:
     return [flip for turn in zip_longest(*queues) for flip in turn if flip is not None]
 
 
-def _seen(
-    wandb: Any, table: Table, flips: Sequence[Flip], reader: Reader | None
-) -> list[list[Any]]:
+def _seen(table: Table, flips: Sequence[Flip], reader: Reader | None) -> list[list[Any]]:
     """The columns ``SEEN`` of each flip; None for what cannot be had.
 
     A data set is opened and a journal read once, whatever the order of the flips.
@@ -322,7 +238,7 @@ def _seen(
         )
         answers = [each.entry.answer if each else None for each in (own, unpruned)]
         shown = looks.get((flip.row.benchmark, flip.document))
-        seen.append([*_asked(shown), *answers, _kept(wandb, shown, own)])
+        seen.append([*_asked(shown), *answers, *_pictures(shown, own)])
     return seen
 
 
@@ -334,29 +250,35 @@ def _asked(look: Look | None) -> list[str | None]:
     return [questions, "; ".join(", ".join(asked[2]) for asked in look.asked)]
 
 
-def _kept(wandb: Any, look: Look | None, said: Said | None) -> Any:
-    """The picture with what was kept; a picture that cannot be drawn costs no table."""
-    if look is None or look.picture is None or said is None:
-        return None
+def _pictures(look: Look | None, said: Said | None) -> list[bytes | None]:
+    """The picture, and the one with what was kept; one that cannot be drawn costs no table."""
+    if look is None or look.picture is None:
+        return [None, None]
     try:
-        return wandb.Image(overlay(look.picture.data, said.entry), caption=said.entry.answer)
+        image = Image.open(io.BytesIO(look.picture.data)).convert("RGB")
+        return [_jpeg(image), _jpeg(overlay(image, said.entry)) if said else None]
     except (OSError, ValueError) as error:
         log.warning("W&B: a picture cannot be drawn: %s", error)
-        return None
+        return [None, None]
 
 
-def overlay(picture: bytes, entry: Entry) -> Image.Image:
-    """A picture with the patches darkened that the language model was not given.
+def _jpeg(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
+
+
+def overlay(image: Image.Image, entry: Entry) -> Image.Image:
+    """A picture with the patches darkened that the language model does not see to the end.
 
     Args:
-        picture: an encoded image.
+        image: what the document shows, of any size.
         entry: the answer; of several tiles those that cut the image are drawn, not the overview.
     """
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
     rows, columns = entry.grid or (1, 1)
     boxes = boxes_of(entry)
     there = np.zeros(len(boxes) * rows * columns, dtype=np.uint8)
-    patches = kept_in(entry).patches
+    patches = kept_in(entry).last
     there[[patch for patch in patches if 0 <= patch < len(there)]] = 255
     mask = Image.new("L", image.size, 0)
     for tile in details_of(entry):
@@ -390,10 +312,10 @@ def _identity(row: Row) -> dict[str, Any]:
     return identity | {"cell": row.id, "environment": row.environment}
 
 
-def _relatives(rows: list[Row]) -> dict[str, float]:
+def _relatives(tables: Sequence[Table]) -> dict[str, float]:
     """Cell -> percent of its vanilla value, where vanilla is among the rows."""
     found = {}
-    for table in build_tables(rows):
+    for table in tables:
         for column in table.averaged:
             base = table.base(column)
             for row in table.rows:
@@ -403,7 +325,7 @@ def _relatives(rows: list[Row]) -> dict[str, float]:
     return found
 
 
-def _scalars(row: Row, relative: float | None, changed: Mapping[str, float]) -> dict[str, float]:
+def _numbers(row: Row, relative: float | None, changed: Mapping[str, float]) -> dict[str, float]:
     """The benchmark's columns, every metric, FLOPs, kept tokens, complexity, changed answers."""
     values: dict[str, float | None] = {"n": row.n, "failures": row.failures}
     values |= {column.log: column.value(row) for column in columns_of(row)}

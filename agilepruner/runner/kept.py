@@ -44,6 +44,11 @@ class Kept:
     stages: list[list[int]]
 
     @property
+    def last(self) -> list[int]:
+        """The patches of the tokens that all layers see: of stages, those of the last one."""
+        return [self.patches[n] for n in self.stages[-1]] if self.stages else self.patches
+
+    @property
     def left(self) -> list[int]:
         """The patch of each token that is left at the end, after the last stage if there is one."""
         if not self.stages:
