@@ -75,6 +75,12 @@ def test_an_item_says_what_was_kept_by_which_phase_and_what_was_answered():
     rows = made.rows(("agilepruner",), (64,), ("gqa",), phases={"attention": 0.5, "distance": 0.5})
     table, found, _ = drawn(rows, Made(absent={3}), wanted=40)
     assert len(found.items) == 40
+    flips = sum(a != b for a, b in zip(rows[0].scores, rows[1].scores))
+    vanilla = table.lines.index(table.vanilla)
+    said = documents.flips_drawn(0, marks_of(table), vanilla, found.items)
+    assert said == f"Documents that any line flips: GQA all {flips}."
+    said = documents.flips_drawn(0, marks_of(table), vanilla, [])
+    assert said.endswith(f"GQA 0 of {flips}.")
     assert len(found.images) == 20  # two documents of an image share it
     item = next(one for one in found.items if one["document"] == 4)
     assert item["asked"] == [["What is 4?", ["a"]]]

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from agilepruner.report.dashboard.charts import budget_sections, pareto_sections, plain
-from agilepruner.report.dashboard.documents import ROOM, WANTED, Drawn, Reader, draw, sample
+from agilepruner.report.dashboard.documents import (
+    ROOM,
+    WANTED,
+    Drawn,
+    Reader,
+    draw,
+    flips_drawn,
+    sample,
+)
 from agilepruner.report.dashboard.findings import Finding
 from agilepruner.report.dashboard.grid import Marks, grid_data, marks_of
 from agilepruner.report.dashboard.results import table_data
@@ -87,6 +95,7 @@ def page(
                 **table_data(table, one, style),
                 "curves": plain(budget_sections(table, scores_by_kind(table, kinds))),
                 "pareto": plain(pareto_sections(table)),
+                "flips": flips_drawn(number, marks, _base(table), drawn.items),
                 "grids": [grid_data(m, _answers(table, m, reader), _base(table)) for m in marks],
             }
         )

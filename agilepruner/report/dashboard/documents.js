@@ -108,7 +108,7 @@ function documentsView() {
     item.asked.map(([q]) => q).join(" | "), item.asked.map(([, refs]) => refs.join("; ")).join(" | "),
     ...[a, b].flatMap((line) => [item.lines[line].answers.join(" | "), item.lines[line].score])]);
   const said = `${found.length} of ${DATA.documents.items.filter((item) =>
-    item.table === tableNumber()).length} documents on this page. `;
+    item.table === tableNumber()).length} documents on this page. ${table.flips || ""} `;
   return [bar, section("Documents", said + DATA.documents.about
     + " Keys: j or → next, k or ← previous, s swaps A and B, o what is drawn, / text.",
   csv("documents", ["benchmark", "document", "kind", "erank", "entropy", "question", "references",

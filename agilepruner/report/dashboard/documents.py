@@ -108,6 +108,35 @@ def sample(marks: Sequence[Marks], base: int | None, wanted: int) -> list[tuple[
     return list(_in_turn(queues))[:wanted]
 
 
+def flips_drawn(
+    number: int, marks: Sequence[Marks], base: int | None, items: Sequence[Mapping[str, Any]]
+) -> str:
+    """How many of each benchmark's flips against vanilla are drawn; empty: there is no vanilla.
+
+    Args:
+        number: the table's place on the page.
+        marks: of its benchmarks.
+        base: vanilla's position in the table's lines.
+        items: what is drawn.
+    """
+    said = []
+    for one in marks:
+        if base not in one.lines:
+            continue
+        plain = one.right[one.lines.index(base)]
+        units = np.flatnonzero((one.right != plain).any(axis=0))
+        flipped = {one.documents[unit] for unit in units}
+        drawn = {
+            item["document"]
+            for item in items
+            if (item["table"], item["benchmark"]) == (number, one.benchmark)
+        }
+        there = len(flipped & drawn)
+        every = "all " if there == len(flipped) else f"{there:,} of "
+        said.append(f"{one.label} {every}{len(flipped):,}")
+    return f"Documents that any line flips: {', '.join(said)}." if said else ""
+
+
 def _by_interest(marks: Marks, base: int | None, wanted: int) -> list[int]:
     """Units in the order in which they are worth a place: a flip of each line, in rounds."""
     count = len(marks.documents)
