@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from agilepruner.linalg import centred, gram
+from agilepruner.linalg import centred, gram, one_core
 
 EQUAL = 1e-6  # tokens that differ by less of their own size are equal: float32 resolves no more
 
@@ -43,7 +43,8 @@ def effective_rank_of_gram(products: Tensor) -> Tensor:
 
     As released: equal tokens, whose matrix is all zero or rounding, come out as about N.
     """
-    singular = torch.linalg.eigvalsh(products).clamp_min(1e-12).sqrt()
+    with one_core():
+        singular = torch.linalg.eigvalsh(products).clamp_min(1e-12).sqrt()
     p = singular / (singular.sum(dim=-1, keepdim=True) + 1e-12)
     return torch.exp(-(p * torch.log(p + 1e-12)).sum(dim=-1))
 

@@ -1,5 +1,8 @@
 """Linear algebra that both the strategies and the complexity measures stand on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -29,3 +32,21 @@ def centred(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Tokens minus their mean over the image, (..., N, D)."""
     x = x.to(dtype)
     return x - x.mean(dim=-2, keepdim=True)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Compute with one core meanwhile: on small matrices, threads mostly wait for each other.
+
+    Where other processes have the cores they wait long: effective ranks of eight images took over
+    twenty times the processor time of one thread, and twenty times as long (a full two-core CPU).
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

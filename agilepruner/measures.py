@@ -88,7 +88,10 @@ def _rank(x: Any) -> float:
     """Effective rank of (B, N, D) by its singular values, as defined; the mean over tiles."""
     import torch
 
-    singular = torch.linalg.svdvals(x)
+    from agilepruner.linalg import one_core
+
+    with one_core():
+        singular = torch.linalg.svdvals(x)
     share = singular / singular.sum(dim=-1, keepdim=True)
     return float(torch.special.entr(share).sum(dim=-1).exp().mean())
 

@@ -185,10 +185,10 @@ def load(
         wanted = choose(split.columns, benchmark.get("unit"), benchmark.get("strata"), limit)
         documents = [_document(task, split, index) for index in wanted]
     if all(document.error for document in documents):
-        why = f": {documents[0].error}" if documents else ""
+        what = f"none of {len(documents):,} can be asked: {documents[0].error}" if documents else ""
         raise UserError(
-            f"{benchmark['label']}: none of the {len(documents):,} documents of "
-            f"{source.files[0].name} can be asked{why}. It has the columns "
+            f"{benchmark['label']}: {source.files[0].name} has no documents"
+            f"{f' for it ({what})' if what else ''}. Its columns: "
             f"{', '.join(split.columns.column_names)}."
         )
     settings = task.config.generation_kwargs or {}

@@ -11,7 +11,8 @@ from agilepruner.complexity import (
     effective_rank,
     effective_rank_small,
 )
-from agilepruner.linalg import gram
+from agilepruner.linalg import gram, one_core
+from agilepruner.runner.work import in_threads
 from agilepruner.strategies.base import VisualTokens
 from agilepruner.strategies.baseline.greedy_erank import GreedyErank
 from agilepruner.strategies.diversity.divprune import DivPrune
@@ -126,3 +127,15 @@ def test_the_greedy_search_finds_more_diversity_than_divprune():
     others = [x[:1, [*before, j]] for j in range(60) if j not in before]
     best = max(float(effective_rank_small(other)) for other in others)
     assert float(effective_rank_small(x[:1, chosen])) == pytest.approx(best, rel=1e-3)
+
+
+def test_small_matrices_have_one_core_whoever_asks():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(in_threads(lambda _: torch.get_num_threads(), [0], workers=1)) == [1]
+        with one_core():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -267,7 +267,9 @@ class Answering:
         before = [batch for batch in wanted if not batch[0].pruning]
         inside = [batch for batch in wanted if batch[0].pruning]
         for part, workers in ((before, self.settings.workers), (inside, 1)):
-            for results in in_threads(self._generating.generate, part, workers):
+            generate = self._generating.generate
+            alone = map(generate, part)  # with all cores
+            for results in alone if workers == 1 else in_threads(generate, part, workers):
                 self._commit(results)
         journal = self.seconds["journal"] - journal
         self.seconds["generate"] += time.perf_counter() - started - journal

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from agilepruner.linalg import one_core
+
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Consecutive lists of at most ``size`` items."""
@@ -23,10 +25,11 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], workers: in
     """Results in order, computed by ``workers`` threads of one core each.
 
     On a CPU that is faster than one call with many cores, which wait for each other after every
-    small layer.
+    small layer: long, where other processes have the cores.
     """
     if workers == 1:
-        yield from map(function, items)
+        with one_core():
+            yield from map(function, items)
         return
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(1))

@@ -100,8 +100,8 @@ def test_data_without_a_column_fails_its_benchmark_once(tmp_path):
     pq.write_table(table, tmp_path / "suite" / "scienceqa_img.parquet")
     rows = rows_of(tmp_path, *suite, "benchmark=[scienceqa_img,mme]", "strategy=vanilla")
     error = rows["vanilla", "scienceqa_img"].error
-    assert "none of the 3 documents of scienceqa_img.parquet can be asked" in error
-    assert "KeyError: 'choices'. It has the columns" in error
+    assert "scienceqa_img.parquet has no documents for it (none of 3 can be asked: " in error
+    assert "KeyError: 'choices'). Its columns: " in error
     assert rows["vanilla", "mme"].status == "done"
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from agilepruner.linalg import gram
+from agilepruner.linalg import gram, one_core
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, top
 from agilepruner.strategies.geometry import unit
 
@@ -64,7 +64,8 @@ def component_weights(features: Tensor) -> Tensor:
     """
     x = features.float().sigmoid().double()
     products = gram(x - x.mean(dim=2, keepdim=True))
-    vectors = torch.linalg.eigh(products).eigenvectors.flip(-1)  # columns, strongest first
+    with one_core():
+        vectors = torch.linalg.eigh(products).eigenvectors.flip(-1)  # columns, strongest first
     count = min(max(1, features.shape[1] // 4), features.shape[2])
     return vectors[..., :count].abs()
 

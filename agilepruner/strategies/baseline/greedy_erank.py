@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from agilepruner.linalg import centred, gram
+from agilepruner.linalg import centred, gram, one_core
 from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 
@@ -58,7 +58,8 @@ def _next(products: Tensor, lengths: Tensor, chosen: Tensor, shortlist: int) -> 
     spread = (lengths - 2 * across + mean).scatter(1, chosen, -torch.inf)  # (B, N)
     if k == 1:
         return spread.argmax(dim=1)
-    variances, axes = torch.linalg.eigh(own - level - level.mT + mean[:, None])
+    with one_core():
+        variances, axes = torch.linalg.eigh(own - level - level.mT + mean[:, None])
     variances, axes = variances[:, 1:].clamp_min(0), axes[:, :, 1:]  # without the mean's own zero
     sound = variances > TINY * variances[:, -1:]
     scale = torch.where(sound, variances.clamp_min(1e-30).rsqrt(), 0)[:, :, None]
@@ -70,9 +71,9 @@ def _next(products: Tensor, lengths: Tensor, chosen: Tensor, shortlist: int) -> 
     first_order = _entropy(variances + added.mT.square()).scatter(1, chosen, -torch.inf)
     listed = first_order.topk(min(shortlist, n - k), dim=1).indices  # (B, m)
     added = added.gather(2, listed[:, None].expand(-1, k, -1)).mT  # (B, m, k)
-    exact = _entropy(
-        torch.linalg.eigvalsh(torch.diag_embed(variances) + added[..., None] * added[..., None, :])
-    )
+    whole = torch.diag_embed(variances) + added[..., None] * added[..., None, :]
+    with one_core():
+        exact = _entropy(torch.linalg.eigvalsh(whole))
     return listed.gather(1, exact.argmax(dim=1, keepdim=True))[:, 0]
 
 
