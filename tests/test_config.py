@@ -136,7 +136,7 @@ def test_a_strategy_inside_a_strategy_is_checked_where_it_stands():
         "strategy.bat_erank.inner._target_=agilepruner.strategies.attention.fastervlm.FasterVLM",
         "~strategy.bat_erank.inner.matched",
     )
-    with pytest.raises(UserError, match=r"low=0\.9 is more than high=0\.1"):
+    with pytest.raises(UserError, match=r"low=0\.9 is greater than high=0\.1"):
         ErankShare(VisPruner(), low=0.9, high=0.1)
 
 
@@ -215,7 +215,7 @@ GENERATION = "benchmark.pope.protocols.paper.overrides.generation_kwargs"
         ("model.load.path=''", "expected a text naming"),
         ("model.load.path=/does/not/exist", "does not exist"),
         ("model.load.path='a b'", "hub name"),
-        (f"model.load.path={CONFIGS}", "no config.json"),
+        (f"model.load.path='{CONFIGS}'", "no config.json"),
         ("model.load.revision=1.5", "\"'1.5'\""),
         ("model.load.image_processor=3", "expected a mapping"),
         ("+model.load.image_processor.type=CLIPImageProcesorPil", "Did you mean 'CLIP"),

@@ -9,16 +9,10 @@ import pytest
 from synthetic_rows import rows
 
 from agilepruner.commands.power import run, sizes
+from agilepruner.report.estimates import LEVEL, Variances, leave_one_out, paired, variances
 from agilepruner.report.lines import AVERAGE, Aggregate, build_tables
 from agilepruner.report.power import Pilot, needs, pilot
-from agilepruner.report.statistics import (
-    LEVEL,
-    Samples,
-    Variances,
-    leave_one_out,
-    paired,
-    variances,
-)
+from agilepruner.report.statistics import Samples
 from agilepruner.runner.rows import write_row
 
 QUESTIONS = 3  # of each image

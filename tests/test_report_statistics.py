@@ -8,20 +8,18 @@ import pytest
 import synthetic_rows as made
 from scipy import stats
 
-from agilepruner.report.lines import AVERAGE, Aggregate, build_tables
-from agilepruner.report.sheets import difference_sheet
-from agilepruner.report.statistics import (
+from agilepruner.report.estimates import (
     DOUBT,
     VERDICTS,
-    Margins,
-    analyse,
-    best_line,
     combine,
     holm,
     jackknife,
     leave_one_out,
     paired,
 )
+from agilepruner.report.lines import AVERAGE, Aggregate, build_tables
+from agilepruner.report.sheets import difference_sheet
+from agilepruner.report.statistics import Margins, analyse, best_line
 from agilepruner.report.table import differences_csv
 
 MEAN = Aggregate()

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from plans import loaded
 
 from agilepruner.cli import CONFIGS
+from agilepruner.report.estimates import leave_one_out
 from agilepruner.report.lines import Aggregate
-from agilepruner.report.statistics import leave_one_out
 from agilepruner.runner.rows import describe
 from evals import tasks
 from evals.chair import language_data

@@ -12,10 +12,11 @@ def run(words: list[str]) -> int:
     """Print, per budget and pair of strategies, what a difference needs."""
     from agilepruner.commands import directories, parsed
     from agilepruner.errors import UserError
+    from agilepruner.report.estimates import LEVEL
     from agilepruner.report.lines import build_tables
     from agilepruner.report.power import needs, sheet
     from agilepruner.report.sheets import render_text
-    from agilepruner.report.statistics import LEVEL, Samples
+    from agilepruner.report.statistics import Samples
     from agilepruner.reporting import joined, show
 
     keys = ("difference", "benchmark", "strategies", "power", "comparisons", "results")

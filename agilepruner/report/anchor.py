@@ -5,9 +5,10 @@ from math import sqrt
 
 import numpy as np
 
+from agilepruner.report.estimates import DOUBT, jackknife
 from agilepruner.report.lines import VANILLA, build_tables
 from agilepruner.report.published import reference, shared_columns, tolerances
-from agilepruner.report.statistics import DOUBT, jackknife, left_out
+from agilepruner.report.statistics import left_out
 from agilepruner.runner.rows import Row
 
 FAR = 3.0  # standard errors of the few images, beside the tolerance of the whole benchmark

@@ -1,6 +1,6 @@
 """Means and differences of documents' scores with intervals, where images are what is drawn.
 
-The machinery is that of ``report.statistics``: documents of one image are left out together. Scores
+The machinery is that of ``report.estimates``: documents of one image are left out together. Scores
 are in [0, 1] and everything here is in percent.
 """
 
@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from agilepruner.errors import UserError
-from agilepruner.report.lines import Aggregate, signed
-from agilepruner.report.statistics import (
+from agilepruner.report.estimates import (
     Estimate,
     LeftOut,
     average_of,
@@ -21,6 +20,7 @@ from agilepruner.report.statistics import (
     leave_one_out,
     paired,
 )
+from agilepruner.report.lines import Aggregate, signed
 
 MEAN = Aggregate()
 SCALE = 100.0
@@ -136,7 +136,7 @@ def spread_text(found: Iterable[float], digits: int = 1) -> str:
 def judged(
     estimates: Sequence[Estimate], margins: Sequence[float], better: Sequence[int]
 ) -> list[tuple[str, float]]:
-    """As ``report.statistics.judge``; where neither side is better (0) the words are ``MEASURED``.
+    """As ``report.estimates.judge``; where neither side is better (0) the words are ``MEASURED``.
 
     Args:
         estimates: one family of differences.

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from agilepruner.report.contrasts import estimate
+from agilepruner.report.estimates import Estimate, average_of, leave_one_out, mean_of_seeds
 from agilepruner.report.frames import CELL, identity_of
 from agilepruner.report.lines import Aggregate, Line, Table, build_tables, seed_of
-from agilepruner.report.statistics import Estimate, average_of, leave_one_out, mean_of_seeds
 from agilepruner.runner.rows import Row
 
 RIGHT = 0.5  # our choice: a unit with half of its points counts as right (VQA scores have thirds)

@@ -14,17 +14,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from agilepruner.report.contrasts import FEWEST
+from agilepruner.report.estimates import LEVEL, Estimate, LeftOut, Variances, jackknife, variances
 from agilepruner.report.lines import AVERAGE, Column, Line
 from agilepruner.report.sheets import Sheet, signed
-from agilepruner.report.statistics import (
-    LEVEL,
-    Estimate,
-    LeftOut,
-    Samples,
-    Variances,
-    jackknife,
-    variances,
-)
+from agilepruner.report.statistics import Samples
 
 MOST = 1e6  # times the pilot: more is as good as never
 ROUGH = 30  # images of a pilot below which its variance is rough

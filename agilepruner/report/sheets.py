@@ -10,9 +10,10 @@ from statistics import mean
 from textwrap import wrap
 
 from agilepruner.report import published
+from agilepruner.report.estimates import VERDICTS
 from agilepruner.report.flips import CHANGES, FEWEST, GRID, Flips
 from agilepruner.report.lines import AVERAGE, Column, Line, Table, relative_average, signed
-from agilepruner.report.statistics import VERDICTS, Analysis, Difference, analyse
+from agilepruner.report.statistics import Analysis, Difference, analyse
 from agilepruner.runner.rows import BEST
 
 BEYOND = (

@@ -154,7 +154,7 @@ def agreement(found: Iterable[tuple[str, str]]) -> str:
 
     Args:
         found: of each comparison that the paper's statement is about: what it says, and the verdict
-            here (``report.statistics.VERDICTS``, ``report.contrasts.MEASURED``).
+            here (``report.estimates.VERDICTS``, ``report.contrasts.MEASURED``).
     """
     pairs = list(found)
     if not pairs:

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from agilepruner.errors import UserError
 from agilepruner.report.analyses import Finding, agreement, printed
 from agilepruner.report.contrasts import interval_text, over_benchmarks, wide
+from agilepruner.report.estimates import judge
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import MARGINS, judge
+from agilepruner.report.statistics import MARGINS
 
 FIXED = {  # strategy that spreads -> the one that it is held against
     "agilepruner_spread": "agilepruner",

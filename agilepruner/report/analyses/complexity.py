@@ -18,9 +18,9 @@ from agilepruner.report.contrasts import (
     minus,
     of_images,
 )
+from agilepruner.report.estimates import Estimate
 from agilepruner.report.figures import NEUTRAL, panels, sheet_of_images
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import Estimate
 
 MEASURES = {"erank_input": "effective rank", "entropy": "attention entropy (nats)"}
 SHORT = {"erank_input": "erank", "entropy": "entropy"}

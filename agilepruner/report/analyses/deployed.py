@@ -12,10 +12,11 @@ from agilepruner.errors import UserError
 from agilepruner.report.analyses import Finding
 from agilepruner.report.analyses.overlap import by_chance
 from agilepruner.report.contrasts import difference, interval_text, over_benchmarks, spread, wide
+from agilepruner.report.estimates import judge
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.frames import patches_of
 from agilepruner.report.sheets import Sheet, signed
-from agilepruner.report.statistics import MARGINS, judge
+from agilepruner.report.statistics import MARGINS
 
 PAIRS = {"dart": "dart_embedding", "cdpruner": "cdpruner_halves"}  # published: as engines ship it
 UNIT = ["benchmark", "document", "image"]

@@ -10,9 +10,10 @@ from agilepruner.errors import UserError
 from agilepruner.report import published
 from agilepruner.report.analyses import Finding, agreement
 from agilepruner.report.contrasts import difference, interval_text, over_benchmarks, wide
+from agilepruner.report.estimates import judge
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet, signed
-from agilepruner.report.statistics import MARGINS, judge
+from agilepruner.report.statistics import MARGINS
 
 METHODS = {
     "bat": "BAT",

@@ -21,10 +21,11 @@ from agilepruner.report.contrasts import (
     spread,
     spread_text,
 )
+from agilepruner.report.estimates import paired
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.lines import Aggregate
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import MARGINS, paired
+from agilepruner.report.statistics import MARGINS
 
 STRATEGY = "fastervlm_divprune"
 MEASURES = {  # name in data.csv -> title, aggregate, its parts in the documents frame

@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 
 from agilepruner.report.analyses import Finding, agreement, printed
 from agilepruner.report.contrasts import ALIKE, FEWEST, judged, of_images, spread, spread_text
+from agilepruner.report.estimates import Estimate
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import Estimate
 
 BOUND = "greedy_erank"  # how diverse a selection of that size can be, as far as a search finds
 MOST = "divprune"  # of the methods, says the paper

@@ -17,9 +17,10 @@ from agilepruner.report.contrasts import (
     over_benchmarks,
     wide,
 )
+from agilepruner.report.estimates import Estimate, judge
 from agilepruner.report.figures import NEUTRAL, looks, panels
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import MARGINS, Estimate, judge
+from agilepruner.report.statistics import MARGINS
 
 DEFAULT, CONSTANT = "agilepruner", "agilepruner_constant"
 SWEEPS = {  # strategy that varies one setting -> setting, and what a table says of it

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from agilepruner.errors import UserError
 from agilepruner.report.analyses import Finding, agreement, printed
 from agilepruner.report.contrasts import FEWEST, difference, interval_text, minus
+from agilepruner.report.estimates import LEVEL, Estimate, average_of
 from agilepruner.report.figures import looks, panels
 from agilepruner.report.sheets import Sheet
-from agilepruner.report.statistics import LEVEL, Estimate, average_of
 
 THIRDS = ("simple", "middle", "complex")
 CONTRAST = "complex − simple"

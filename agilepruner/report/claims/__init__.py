@@ -17,8 +17,9 @@ import pandas as pd
 
 from agilepruner.report import published
 from agilepruner.report.contrasts import FEWEST, of_images
+from agilepruner.report.estimates import Estimate, judge
 from agilepruner.report.lines import AVERAGE, VANILLA, Column, Line, Table, relative_average
-from agilepruner.report.statistics import MARGINS, Estimate, Samples, judge
+from agilepruner.report.statistics import MARGINS, Samples
 from agilepruner.runner.rows import Row
 
 AGREES, DISAGREES, NO_DIFFERENCE, CANNOT_TELL = WORDS = (

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from agilepruner.report.claims import DOUBT, Claim, Measured, Part
 from agilepruner.report.claims.hallucination import ATTENTION, DIVERSITY
 from agilepruner.report.contrasts import SCALE, left_out
+from agilepruner.report.estimates import paired
 from agilepruner.report.lines import Aggregate
-from agilepruner.report.statistics import paired
 
 RULE = Aggregate("ratio")
 PARTS = ("part.false_mentions", "part.length")

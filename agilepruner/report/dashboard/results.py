@@ -5,9 +5,10 @@ from typing import Any
 
 from agilepruner.report import published
 from agilepruner.report.dashboard.charts import is_pruned
+from agilepruner.report.estimates import VERDICTS
 from agilepruner.report.lines import AVERAGE, Column, Line, Table
 from agilepruner.report.sheets import difference_sheet, main_sheet
-from agilepruner.report.statistics import BEST, VERDICTS, Analysis, analyse
+from agilepruner.report.statistics import BEST, Analysis, analyse
 
 DECIMALS = 4  # of a difference, on the page
 
