@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,3 +51,37 @@ def one_core() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def greedy_map(kernel: Tensor, count: int) -> Tensor:
+    """Greedy MAP inference of a DPP (Chen et al. 2018), (B, N, N) kernel -> (B, count) in order.
+
+    Keeps, per token, its variance given the selected ones (the squared last entry of a growing
+    Cholesky factor): each step takes the largest and updates the rest by one factor row. Where no
+    variance is left, the largest kernel diagonals fill up. Float32, as CDPruner's and OTPrune's
+    code; the kernel crosses to the CPU once, where a step is a few microseconds.
+    """
+    orders = [_most_variance(image.numpy(), count) for image in kernel.cpu()]
+    return torch.tensor(orders, device=kernel.device)
+
+
+def _most_variance(kernel: np.ndarray, count: int) -> list[int]:
+    """``greedy_map`` of one image."""
+    quality = kernel.diagonal()
+    variance = quality.copy()
+    factors = np.empty((count, len(kernel)), kernel.dtype)
+    order: list[int] = []
+    for step, row in enumerate(factors):
+        token = int(variance.argmax())
+        if not variance[token] > 0:
+            break
+        # Not BLAS: its threads cost more than these products.
+        known = np.einsum("k,kn->n", factors[:step, token], factors[:step])
+        np.subtract(kernel[token], known, out=row)
+        row /= np.sqrt(variance[token])
+        variance -= row * row
+        variance[token] = -np.inf
+        order.append(token)
+    left = quality.copy()
+    left[order] = -np.inf
+    return order + np.argsort(-left, kind="stable")[: count - len(order)].tolist()

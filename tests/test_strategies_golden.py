@@ -5,6 +5,7 @@ import torch
 from golden_cases import CASES, cases, indices, inputs, outputs, visual_tokens
 
 from agilepruner.complexity import effective_rank
+from agilepruner.linalg import greedy_map
 from agilepruner.strategies.adaptive.agilepruner import AgilePruner, AgilePrunerConstant
 from agilepruner.strategies.adaptive.vispruner import VisPruner
 from agilepruner.strategies.attention.fastervlm import FasterVLM
@@ -18,7 +19,6 @@ from agilepruner.strategies.attention.visionzip import VisionZip
 from agilepruner.strategies.base import VisualTokens
 from agilepruner.strategies.diversity.cdpruner import CDPruner
 from agilepruner.strategies.diversity.divprune import DivPrune
-from agilepruner.strategies.geometry import greedy_map
 
 
 @cases("fastervlm")

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from agilepruner.linalg import gram
+from agilepruner.linalg import gram, greedy_map
 from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
-from agilepruner.strategies.geometry import greedy_map, unit
+from agilepruner.strategies.geometry import unit
 
 ALONE, JOINT = frozenset({"projected"}), frozenset({"image_embeds", "text_embeds"})
 QUESTION = "relevance to the task's question with its instructions"

@@ -5,10 +5,9 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from agilepruner.linalg import gram
+from agilepruner.linalg import gram, greedy_map
 from agilepruner.ranges import Range
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
-from agilepruner.strategies.geometry import greedy_map
 
 
 @dataclass(frozen=True)
