@@ -12,6 +12,7 @@ from agilepruner.strategies.base import Selection, Strategy, VisualTokens, keep
 from agilepruner.strategies.geometry import unit
 
 UNIT = 2.0**24  # of similarities: as whole numbers their sums are exact in double precision
+MANY = 8  # one in so many tokens covered anew: adding up is faster than taking away
 
 
 @dataclass(frozen=True)
@@ -48,33 +49,30 @@ class SCOPE(Strategy):
 def cover(similarity: Tensor, weight: Tensor, count: int) -> Tensor:
     """Greedy coverage: (N, N) cosines, overwritten, (N,) weights -> (count,) in order of choice.
 
-    Each step changes the coverage of few tokens, and the gains only through these: after k steps
-    about N / k, so that all steps together cost a few passes over the matrix. The matrix crosses
-    to the CPU once.
+    A pick changes the coverage of few tokens, after k picks of about N / k, and the gains only
+    through these: the first gains are added up anew, later ones lose what is covered since. The
+    matrix crosses to the CPU once.
     """
-    rows, factor = similarity.mul_(UNIT).round_().cpu().numpy(), weight.cpu().numpy()
-    covered = 0 * rows[0]
-    gain = between(rows, covered, covered + UNIT + 1)
+    cosines, factor = similarity.mul_(UNIT).round_().cpu(), weight.cpu().numpy()
+    rows, covered = cosines.numpy(), torch.zeros(len(cosines))
+    by_token = covered.numpy()
+    gain = _added(cosines, covered)
     chosen: list[int] = []
     for _ in range(count):
         score = gain * factor
         score[chosen] = -torch.inf
         chosen.append(int(score.argmax()))
         row = rows[chosen[-1]]
-        closer = (row > covered).nonzero()[0]
-        gain -= between(rows[closer], covered[closer], row[closer])
-        covered[closer] = row[closer]
+        closer = (row > by_token).nonzero()[0]
+        before, by_token[closer] = by_token[closer, None], row[closer]
+        if MANY * len(closer) > len(rows):
+            gain = _added(cosines, covered)
+        else:
+            lost = rows[closer].clip(before, row[closer, None]) - before
+            gain = gain - lost.sum(axis=0, dtype=float)
     return torch.tensor(chosen, device=similarity.device)
 
 
-def between(rows: Any, low: Any, high: Any) -> Any:
-    """What (N,) candidates add to (T,) tokens between two coverages; (T, N) similarities, arrays.
-
-    A few rows at a time: large temporary copies cost more than the sums.
-    """
-    gain = 0.0
-    for start in range(0, len(rows), 32):
-        part = slice(start, start + 32)
-        floor, ceiling = low[part, None], high[part, None]
-        gain += (rows[part].clip(floor, ceiling) - floor).sum(axis=0, dtype=float)
-    return gain
+def _added(cosines: Tensor, covered: Tensor) -> Any:
+    """What each token would add to a coverage (N,), in double precision; (N, N) is symmetric."""
+    return (cosines - covered).clamp_min_(0).sum(dim=1, dtype=torch.float64).numpy()
