@@ -6,10 +6,11 @@ import tiny_models as tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import planned
+from plans import composed, planned
 from transformers import Qwen2VLImageProcessorPil
 
 from agilepruner import flops
+from agilepruner.cli import CONFIGS
 from agilepruner.errors import UserError
 from agilepruner.models.llava import LlavaAdapter
 from agilepruner.report.frames import entries_of
@@ -116,3 +117,15 @@ def test_what_cannot_be_encoded_fails_its_own_cell(suite, tmp_path, monkeypatch)
 def test_llava_next_is_refused_with_its_reason():
     with pytest.raises(UserError, match=r"needs resolution, which .* does not have .*fewer tiles"):
         planned("model=llava_next_7b", "strategy=resize", "budget=[320]")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "table").glob("*.yaml")))
+def test_tables_of_real_models_have_every_baseline(name):
+    """The resized image wherever the model can, and where boxes are not in its pixels."""
+    config = composed(f"table={name}")
+    if config.model.name == "demo" and name != "baselines":
+        return
+    expected = {"random", "uniform", "pooling"}
+    if "resolution" in config.model.provides and name != "qwen2_5_vl_7b_grounding":
+        expected.add("resize")
+    assert expected <= set(config.strategy)
