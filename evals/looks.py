@@ -95,6 +95,9 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         value = value.get("answer")
     if isinstance(value, (list, tuple)):
+        if value and all(isinstance(one, float) for one in value):  # a box
+            yield f"[{', '.join(f'{one:.3g}' for one in value)}]"
+            return
         for one in value:
             yield from _texts(one)
     elif not absent(value):

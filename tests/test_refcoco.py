@@ -332,6 +332,17 @@ def test_documents_are_counted_before_anything_is_run(suite):
     assert len(load(suite, limit=3).documents) == 3
 
 
+def test_a_page_shows_the_expression_its_picture_and_its_box(suite):
+    from evals import looks, sources
+
+    found = load(suite)
+    source = sources.directory(suite, "refcoco", identity.file_digest)
+    shown = dict(looks.Looks(found.config, source, "lmms").at([0, 2]))
+    assert shown[2].asked[0].question.endswith("the 1. thing of 1")
+    assert shown[2].image.size == (30, 90)
+    assert shown[0].asked[0].references == ["[0.0516, 0.0854, 0.375, 0.458]"]  # of 64 x 48
+
+
 def test_lmms_evals_samples_say_the_box(suite):
     from evals import samples, sources
 
