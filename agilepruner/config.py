@@ -228,6 +228,9 @@ class Benchmark(TypedDict):
     headlines: NotRequired[dict[str, Headline]]
 
 
+AnyBenchmark = Annotated[Benchmark, OPEN]
+
+
 class Logger(TypedDict):
     """Where rows go besides files."""
 
@@ -283,7 +286,7 @@ class Config(TypedDict):
     model: Model
     suite: Suite
     strategy: dict[str, dict[str, Any]]
-    benchmark: dict[str, Annotated[Benchmark, OPEN]]
+    benchmark: dict[str, AnyBenchmark]
     logger: Logger
 
 

@@ -3,7 +3,8 @@
     python scripts/benchmark_scale.py [--documents 214354] [--to results/scale.md]
 
 A synthetic VQAv2 (its columns, its number of questions per image; small pictures) is loaded,
-answered for 25 cells and scored; batches are counted on the embedded suite; the demo model's
+answered for 25 cells; batches are counted on the embedded suite; every benchmark is scored at its
+own size, with the suite's documents repeated; the demo model's
 generation is held against its FLOPs at the speed of this machine's own matrix product, measured in
 the same run. Times belong to the machine and its load; what else ran counts in them.
 """
@@ -16,6 +17,7 @@ import random
 import resource
 import tempfile
 import time
+from base64 import b64encode
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -38,14 +40,16 @@ from agilepruner.memory import keep_freed_memory
 from agilepruner.models.base import Adapter, Generation, Visual
 from agilepruner.runner.answer import Answering, Settings
 from agilepruner.runner.cells import Cell
-from agilepruner.runner.journal import Journal
+from agilepruner.runner.journal import Entry, Journal
 from agilepruner.runner.plan import Run, identify, plan
+from agilepruner.runner.rows import read_row
 from agilepruner.runner.run import load_model
 from agilepruner.runner.score import header
-from agilepruner.runner.scorers import cores
+from agilepruner.runner.scorers import Scorers, cores
+from agilepruner.runner.stored import Asked, score_apart
 from agilepruner.strategies.attention.fastervlm import FasterVLM
 from agilepruner.strategies.base import VisualTokens
-from evals import scoring, tasks
+from evals import tasks
 from evals.sources import Source
 
 QUESTIONS_PER_IMAGE = 5.3  # VQAv2 validation: 214,354 questions of 40,504 images
@@ -55,6 +59,11 @@ QUESTION = (
     "behind this does he wear what kind sport playing made which side train time day"
 )
 WORDS = QUESTION.split()
+MENTIONED = (
+    "a the of and is on in with near person dog cat train bus table chair cup apples two three "
+    "white large small standing sitting next to"
+)
+CAPTION = MENTIONED.split()
 REPLIES = ["yes", "no", "red", "blue", "2", "3", "left", "tennis", "on the table", "brown", "dog"]
 
 
@@ -206,7 +215,7 @@ def main() -> None:
     parts = [
         at_scale(run, demo, args.documents, args.answered),
         batches(run, demo),
-        scoring_speed(run),
+        scoring_speed(run, demo, args.documents),
         demo_speed(run, demo),
     ]
     text = (
@@ -222,7 +231,7 @@ def main() -> None:
 
 
 def at_scale(run: Run, demo: Any, documents: int, count: int) -> str:
-    """Load, answer and score a synthetic VQAv2."""
+    """Load and answer a synthetic VQAv2."""
     settings, free = run.config["benchmark"]["vqav2"], Free(demo)
     lines = []
     with tempfile.TemporaryDirectory() as name:
@@ -246,13 +255,6 @@ def at_scale(run: Run, demo: Any, documents: int, count: int) -> str:
         lines.append(["", f"{processor:.3f} ms an answer (processor)"])
         for part, seconds in sorted(answering.seconds.items()):
             lines.append([f"- {part}", f"{seconds / answers * 1e3:.3f} ms"])
-        whole = Journal(folder / "out" / cells[0].folder, cells[0].id)
-        entries = whole.refresh()
-        for when in ("first cell", "further cells"):
-            started = time.perf_counter()
-            scoring.score(benchmark, {doc: entry.answer or "" for doc, entry in entries.items()})
-            each = (time.perf_counter() - started) / len(entries) * 1e3
-            lines.append([f"scoring, {when}", f"{each:.3f} ms a document"])
         lines.append(["most memory", f"{memory():.2f} GiB ({empty:.2f} with the model alone)"])
     heads = ["VQAv2 of real columns, 25 cells, a free model", ""]
     return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
@@ -297,20 +299,116 @@ def with_words(benchmark: Any) -> Any:
     return replace(benchmark, documents=documents)
 
 
-def scoring_speed(run: Run) -> str:
-    """Milliseconds a document to score a cell, on the embedded suite."""
-    lines = []
+def scoring_speed(run: Run, demo: Any, most: int) -> str:
+    """Milliseconds a document from journal to stored row, at the benchmarks' own sizes."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        table = plan(compose("config", ["table=llava_1_5_7b"]))
+    cells = Counter(cell.benchmark for cell in table.cells)
+    lines, answers, whole = [], 0, 0.0
     for name, settings in run.config["benchmark"].items():
-        benchmark = tasks.load(name, settings, run.sources[name], "lmms")
-        answers = {d.index: "A" if "mmbench" in name else "yes" for d in benchmark.documents}
-        times = []
-        for _ in range(3):
-            started = time.perf_counter()
-            scoring.score(benchmark, answers)
-            times.append((time.perf_counter() - started) / len(answers) * 1e3)
-        lines.append([settings["label"], f"{times[0]:.3f}", f"{min(times[1:]):.3f}"])
-    heads = ["scoring", "first cell, ms a document", "further cells"]
-    return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+        size, own = settings["hub"]["size"], ""
+        with tempfile.TemporaryDirectory() as place:
+            asked = repeated(run, name, min(size, most), Path(place))
+            like = [c for c in run.cells if c.benchmark == name and c.strategy_name == "fastervlm"]
+            items = [(cell, Path(place) / cell.folder) for cell in like[:2]]
+            times = []
+            for cell, folder in items:
+                write_journal(run, demo, cell, asked, folder)
+                spent = time.process_time()
+                score_apart((run.config, asked), (cell, folder))
+                times.append((time.process_time() - spent) / len(asked.documents) * 1e3)
+                row = read_row(folder / "row.json", cell.id)
+                assert row is not None
+                assert row.status == "done", row.error
+            if name == "vqav2":
+                own = f"{own_memory(run, asked, items):.2f} GiB"
+        minutes = times[1] * size * cells[name] / 60e3
+        answers, whole = answers + size * cells[name], whole + minutes
+        counts = f"{size:,}", f"{len(asked.documents):,}"
+        speeds = (f"{each:.3f}" for each in times)
+        lines.append([settings["label"], *counts, *speeds, cells[name], f"{minutes:.2f}", own])
+    heads = ["scoring", "documents", "scored here", "first cell, ms a document", "second cell"]
+    heads += ["cells of the 7B table", "minutes of one core", "memory of a process"]
+    return (
+        tabulate(lines, heads, tablefmt="github", disable_numparse=True)
+        + f"\n\nAll {answers:,} answers of these columns, extrapolated from the second cell's "
+        f"processor time: {whole:.1f} minutes on one core, {whole / 16:.1f} on 16."
+    )
+
+
+def repeated(run: Run, name: str, count: int, folder: Path) -> Asked:
+    """The embedded suite's documents of a benchmark over and over, under names of their own."""
+    table = pq.read_table(run.sources[name].files[0])
+    rows = table.drop_columns(["image"]).to_pylist()
+    documents: list[dict[str, Any]] = []
+    while len(documents) < count:
+        turn = len(documents) // len(rows)
+        for row in rows:
+            own = dict(row, image={"bytes": b"%d" % len(documents), "path": None})
+            if name == "mme":
+                own["question_id"] = f"{turn}-{row['question_id']}"
+            if name.startswith("mmbench"):
+                own["index"] = row["index"] + 1000 * turn
+            documents.append(own)
+    path = folder / f"{name}.parquet"
+    pq.write_table(pa.Table.from_pylist(documents, schema=table.schema), path, row_group_size=512)
+    settings, source = run.config["benchmark"][name], Source((path,), (), ("", ""), {})
+    protocol = run.config["protocol"]
+    loaded = tasks.load(name, settings, source, protocol, None)
+    return Asked(name, settings, source, protocol, loaded.documents)
+
+
+def write_journal(run: Run, demo: Any, cell: Cell, asked: Asked, folder: Path) -> None:
+    """Made-up answers of the kind that the benchmark has, some of them right."""
+    rng = random.Random(0)
+    journal = Journal(folder, cell.id, keep=False)
+    journal.begin(header(run.config, cell, demo))
+    kept = {"bits": b64encode(bytes(rng.randrange(256) for _ in range(72))).decode()}
+    for start in range(0, len(asked.documents), ROW_GROUP):
+        journal.append(
+            Entry(
+                document.index,
+                _reply(rng, asked, document.index),
+                text_tokens=rng.randint(15, 30),
+                new_tokens=rng.randint(2, 4),
+                visual=cell.budget,
+                offered=576,
+                grid=[24, 24],
+                kept=kept,
+                complexity={"erank_input": 90 * rng.random(), "entropy": 4.72, "erank_kept": 20.5},
+                seconds={"encode": 0.001234, "select": 0.000123, "generate": 0.012345},
+            )
+            for document in asked.documents[start : start + ROW_GROUP]
+        )
+    journal.close()
+
+
+def _reply(rng: random.Random, asked: Asked, index: int) -> str:
+    if asked.name == "chair":
+        return " ".join(rng.choice(CAPTION) for _ in range(90)) + "."
+    record = asked.benchmark.record(index)
+    if "answers" in record:  # ten people's
+        given = rng.choice(record["answers"])
+        given = given["answer"] if isinstance(given, dict) else given
+        return rng.choice([given, given, rng.choice(REPLIES), f"{rng.choice(REPLIES)} {index}"])
+    if "A" in record or "choices" in record:
+        return rng.choice("ABCD")
+    return rng.choice(["yes", "no", *REPLIES[-3:]])
+
+
+def own_memory(run: Run, asked: Asked, items: list[tuple[Cell, Path]]) -> float:
+    """Most memory that a process which scores shares with no other, GiB."""
+    with Scorers(len(items)) as scorers:
+        done = scorers.each(_scored_and_said, (run.config, asked), items)
+    assert done == set(range(len(items)))
+    return max(int((folder / "used").read_text()) for _, folder in items) / 2**20
+
+
+def _scored_and_said(shared: Any, item: Any) -> None:
+    score_apart(shared, item)
+    rollup = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    shared_with = sum(int(line.split()[1]) for line in rollup if line.startswith("Shared"))
+    (item[1] / "used").write_text(f"{memory() * 2**20 - shared_with:.0f}")  # KiB
 
 
 def demo_speed(run: Run, demo: Any) -> str:

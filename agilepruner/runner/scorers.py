@@ -19,8 +19,6 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any
 
-from agilepruner.runner.work import cause
-
 log = logging.getLogger(__name__)
 
 MOST = 16  # processes: each holds a benchmark's columns and the answers of a cell
@@ -123,7 +121,7 @@ class Scorers:
         try:
             process.start()
         except Exception as error:  # no memory, no process left: the caller does it
-            log.warning("no process to score in (%s); it is done in this one", cause(error))
+            log.warning("no process to score in (%r); it is done in this one", error)
             receiver.close()
             return None
         finally:
@@ -173,7 +171,7 @@ def _work(
             function(shared, item)
         except Exception as error:
             logging.getLogger(__name__).debug("scoring failed", exc_info=True)
-            sender.send((number, cause(error)))
+            sender.send((number, f"{type(error).__name__}: {error}"))
         else:
             sender.send((number, ""))
 

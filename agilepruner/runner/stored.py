@@ -16,8 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from agilepruner.config import AnyBenchmark
 from agilepruner.errors import UserError
 from agilepruner.places import CONFIGS
+from agilepruner.ranges import conform
 from agilepruner.runner import identity
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.claims import Claims
@@ -289,8 +291,9 @@ def _as_configured_today(
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
             composed = compose("config", overrides=overrides)
-        today: Any = OmegaConf.to_container(composed.benchmark[name], resolve=True)
+        raw = OmegaConf.to_container(composed.benchmark[name], resolve=True)
+        today = conform(AnyBenchmark, raw, name)  # as a run has it: 100 is 100.0
         asked = identity.digest(asked_of(today, config["protocol"]))
-    except (HydraException, OmegaConfBaseException, KeyError, ValueError):
+    except (HydraException, OmegaConfBaseException, UserError, KeyError, ValueError):
         return recorded
     return today if asked == identity.digest(known["protocol"]) else recorded
