@@ -166,6 +166,33 @@ def test_keys_step_swap_and_change_what_is_drawn(view):
     assert view.locator(".seen path.dropped").count() == 1
 
 
+def test_whoever_works_with_the_keyboard_goes_on_where_they_were(view):
+    view.locator("nav a", has_text="Documents").last.click()
+    chosen = view.get_by_label("benchmark", exact=True)
+    chosen.focus()
+    view.keyboard.press("ArrowDown")
+    assert "benchmark=" in view.url
+    assert chosen.evaluate("one => one === document.activeElement")
+    view.locator(".list a").nth(2).focus()
+    view.keyboard.press("Enter")
+    assert "doc=" in view.url
+    assert view.locator(".list a").nth(2).evaluate("one => one === document.activeElement")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "view=documents&a=__proto__&flip=constructor&sort=toString&overlay=x&benchmark=gqa",
+        "ref=constructor&table=9&hide=toString",
+        "view=valueOf&text=%E0%A4%A",
+    ],
+)
+def test_an_address_that_was_mistyped_shows_something(view, where, typed):
+    view.goto("about:blank")
+    view.goto(f"{where}#{typed}")
+    assert view.locator("main section").count() > 0
+
+
 def test_the_reference_strategies_and_light_are_chosen_in_the_page(view):
     def panels():
         return view.locator("section[aria-label^=Differences] figcaption").all_inner_texts()

@@ -24,10 +24,12 @@ const INITIAL = {
 };
 function read() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const known = [...given].filter(([key]) => key in INITIAL);
+  const known = [...given].filter(([key]) => Object.hasOwn(INITIAL, key));
   return {...INITIAL, ...Object.fromEntries(known)};
 }
 let state = read();
+/* What an address names, which anybody may have typed; else the other. */
+const named = (all, name, other) => all[Object.hasOwn(all, name) ? name : other];
 function address(changes) {
   const whole = {...state, ...changes};
   const said = Object.entries(whole).filter(([key, value]) => value !== INITIAL[key]);
@@ -36,12 +38,19 @@ function address(changes) {
 /* Go there; a small change (typing) makes no step of its own in the browser's history. */
 function go(changes, small = false) {
   const there = address(changes);
-  if (small) {
-    history.replaceState(null, "", there);
-    moved();
-  } else if (there === (location.hash || "#")) moved();
-  else location.hash = there;
+  show(there, small);
 }
+function show(there, small = false) {
+  if (small) history.replaceState(null, "", there);
+  else if (there !== (location.hash || "#")) history.pushState(null, "", there);
+  moved();
+}
+document.addEventListener("click", (event) => {
+  const there = event.target.closest("a")?.getAttribute("href");
+  if (!there?.startsWith("#") || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  show(there);
+});
 function link(changes, attributes, ...children) {
   return node("a", {href: address(changes), ...attributes}, ...children);
 }

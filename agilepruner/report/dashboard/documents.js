@@ -41,7 +41,7 @@ function hard(item, b) {
 }
 function filtered() {
   const [a, b] = sides(), words = state.text.trim().toLowerCase();
-  const [, fits] = FLIPS[state.flip] || FLIPS.all, [, rank] = SORTS[state.sort] || SORTS.document;
+  const [, fits] = named(FLIPS, state.flip, "all"), [, rank] = named(SORTS, state.sort, "document");
   const found = DATA.documents.items.filter((item) => {
     if (item.table !== tableNumber() || !item.lines[a] || !item.lines[b]) return false;
     if (state.benchmark && item.benchmark !== state.benchmark) return false;
@@ -68,9 +68,6 @@ function documentBar() {
   const search = node("input", {type: "search", id: "search", value: state.text,
     placeholder: "question, answer", "aria-label": "text", oninput: (event) => {
       go({text: event.target.value, doc: ""}, true);
-      const box = $("search");
-      box.focus();
-      box.setSelectionRange(box.value.length, box.value.length);
     }});
   return node("div", {class: "bar", role: "search"},
     choice("benchmark", "benchmark", [["", "all"], ...benchmarks.map((one) => [one.benchmark, one.label])],
@@ -118,8 +115,18 @@ function documentsView() {
     .flatMap((one) => [node("a", {href: one.file + address({benchmark: one.benchmark, doc: ""})},
       `${one.benchmark} ${one.first}–${one.last}`), " "])) : null,
   found.length ? node("div", {class: "documents"}, list, detail(found[at], a, b))
-    : node("p", {}, "No document on this page fits. Choose fewer filters, or write more documents: "
-      + "agilepruner report NAME --documents=all."))];
+    : node("p", {}, nothing(a, b)))];
+}
+/* Why no document is listed: nothing flipped at all, or none of it is drawn here. */
+function nothing(a, b) {
+  const lines = current().lines, rows = grids().filter((one) => !state.benchmark
+    || one.benchmark === state.benchmark).map((one) => one.rows.find((row) => row.line === b)).filter(Boolean);
+  const flipped = rows.reduce((sum, row) => sum + row.lost + row.gained, 0);
+  if (lines[a].vanilla && state.flip === "flipped" && rows.length && !flipped) {
+    return `${lineName(lines[b])} flips nothing: it is right and wrong on the same units as vanilla.`;
+  }
+  return "No document on this page fits. Choose fewer filters, or write more documents: "
+    + "agilepruner report NAME --documents=all.";
 }
 const label = (item) => grids().find((one) => one.benchmark === item.benchmark)?.label
   || item.benchmark;

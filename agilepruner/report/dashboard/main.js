@@ -40,6 +40,17 @@ function look() {
   document.documentElement.dataset.size = state.size;
 }
 dark.addEventListener("change", look);
+/* Whoever works with the keyboard goes on where they were, though what was there is drawn anew. */
+function keepingFocus(draw) {
+  const was = document.activeElement, kept = was.matches(":focus-visible") && !was.matches("body");
+  const name = (one) => one.id || one.getAttribute("aria-label") || one.textContent;
+  const same = () => [...document.querySelectorAll(was.tagName)].filter((one) => name(one) === name(was));
+  const place = kept ? same().indexOf(was) : -1, at = was.selectionStart;
+  draw();
+  const now = place < 0 || was.isConnected ? null : same()[place];
+  now?.focus({preventScroll: true});
+  if (now && typeof at === "number") now.setSelectionRange(at, at);
+}
 function moved() {
   const before = state;
   state = read();
@@ -55,18 +66,23 @@ function moved() {
   $("about").className = table.unanchored ? "warn" : "";
   const there = Object.entries(VIEWS).filter(([, [, , has]]) => has());
   const view = there.some(([name]) => name === state.view) ? state.view : there[0][0];
-  $("views").replaceChildren(...DATA.home ? [node("a", {href: DATA.home + location.hash}, "← the table")]
-    : [], ...there.map(([name, [title]]) => link({view: name},
-    name === view ? {"aria-current": "page"} : {}, title)));
-  bar();
   const list = document.querySelector(".list")?.scrollTop;
-  $("main").replaceChildren(...VIEWS[view][1]().filter(Boolean));
+  keepingFocus(() => {
+    views(there, view);
+    bar();
+    $("main").replaceChildren(...VIEWS[view][1]().filter(Boolean));
+  });
   const chosen = document.querySelector(".list");
   if (chosen) {
     chosen.scrollTop = before.view === view && list || 0;
     chosen.querySelector("[aria-current]")?.scrollIntoView({block: "nearest"});
   }
   if (before.view !== view) scrollTo(0, 0);
+}
+function views(there, view) {
+  $("views").replaceChildren(...DATA.home ? [node("a", {href: DATA.home + location.hash}, "← the table")]
+    : [], ...there.map(([name, [title]]) => link({view: name},
+    name === view ? {"aria-current": "page"} : {}, title)));
 }
 addEventListener("hashchange", moved);
 $("title").textContent = document.title = DATA.name;

@@ -5,8 +5,7 @@ const tableNumber = () => DATA.tables[+state.table]?.lines ? +state.table
 const current = () => DATA.tables[tableNumber()];
 const hiddenNames = () => new Set(state.hide ? state.hide.split("~") : []);
 const hidden = (line) => hiddenNames().has(line.strategy);
-const reference = () => state.ref in current().references ? state.ref : current().reference;
-const compared = () => current().references[reference()];
+const compared = () => named(current().references, state.ref, current().reference);
 const verdict = (d) => current().verdicts[d[6]] + (current().verdicts[d[6]] === "cannot tell"
   ? `, could have shown ${fixed(d[7], 1)}` : "");
 const against = (d) => `minus ${lineName(current().lines[d[1]])}: ${signed(d[3], 2)} `
