@@ -28,7 +28,6 @@ override LIMIT := $(if $(LIMIT),limit=$(LIMIT))
 override DRY   := $(if $(DRY_RUN),dry_run=true)
 
 .DEFAULT_GOAL := help
-ANALYSES := $(filter-out none,$(basename $(notdir $(wildcard configs/analysis/*.yaml))))
 .PHONY: help setup reproduce-table analyses sweep test test-slurm check docs doctor speed wheel clean
 
 help: ## Show this help
@@ -59,9 +58,8 @@ reproduce-table: $(STAMP) ## Print a table of the paper, measured (TABLE=, MODEL
 		[ $$status != 130 ] || exit 130;) exit $$status
 
 analyses: $(STAMP) ## The paper's study, every analysis, and docs/study.md (LIMIT=20 for a first look)
-	@for name in $(ANALYSES); do \
-		$(BIN)/agilepruner analysis=$$name model=$(MODEL) suite=$(SUITE) $(LIMIT) $(ARGS) || exit 1; done
-	@$(BIN)/python scripts/study_page.py
+	@status=0; $(BIN)/agilepruner study model=$(MODEL) suite=$(SUITE) $(LIMIT) $(DRY) $(ARGS) || status=$$?; \
+		[ -n "$(DRY)" ] || [ $$status = 130 ] || $(BIN)/python scripts/study_page.py; exit $$status
 
 sweep: $(STAMP) ## Any run: make sweep ARGS="strategy=[divprune,fastervlm] budget=[32,64]"
 	@$(BIN)/agilepruner $(ARGS)

@@ -20,7 +20,7 @@ from agilepruner.errors import NotFinished, UserError
 from agilepruner.overrides import explain, names, one_choice_each
 from agilepruner.places import CONFIGS
 from agilepruner.ranks import first
-from agilepruner.reporting import report, show, together
+from agilepruner.reporting import analysed, refreshed, report, show, together
 from agilepruner.streams import sturdy_streams
 
 NOISY = (
@@ -99,7 +99,8 @@ def _run(config: DictConfig) -> None:
     if multirun:
         shown = _with_earlier(planned, outcome.rows)
     if planned.config["analysis"]:
-        problems += _analyse(planned, outcome.rows)
+        problems += analysed(planned, outcome.rows)
+        problems += refreshed(planned.directory, planned.config["name"], settings)
     else:
         problems += report(shown, planned.directory, planned.config["name"], settings)
     _log(sink, shown, planned.directory)
@@ -151,31 +152,6 @@ def _write_so_far(planned: Any, settings: Any, rows: list[Any]) -> None:
             report.write(planned.directory)
     except (OSError, UserError) as error:
         log.warning("the table so far could not be written: %s", error)
-
-
-def _analyse(planned: Any, rows: list[Any]) -> list[str]:
-    """Print an analysis and write its files; what stood in the way."""
-    from hydra.utils import get_method
-
-    from agilepruner.documents import OnDisk
-    from agilepruner.measures import measured
-    from agilepruner.report.analyses import analyse, check_done
-    from agilepruner.report.sheets import render_text
-
-    try:
-        function = planned.config["analysis"]
-        measure = planned.config.get("measure")
-        check_done(rows, bool(measure))
-        images = measured(planned, get_method(measure)) if measure else None
-        reader = OnDisk([planned.directory])
-        finding = analyse(function, rows, planned.directory, images, reader)
-        show(render_text(finding.sheet))
-        where = planned.directory / "analyses" / function.rpartition(".")[2]
-        finding.write(where)
-    except (OSError, UserError) as error:
-        return [f"The analysis was not made: {error}"]
-    log.info("data, figure and table: %s", where)
-    return []
 
 
 def _sink(config: Any) -> Any:

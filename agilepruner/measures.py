@@ -76,7 +76,7 @@ def feature_spaces(adapter: Any, image: Image.Image, question: str) -> dict[str,
     (tokens,) = adapter.encode([image.convert("RGB")], frozenset({"features", "attention"}))
     found = {}
     for space, x in (("projected", tokens.projected), ("penultimate", tokens.features)):
-        x = x.float()
+        x = x.double()
         found[f"{space}, centred"] = _rank(x - x.mean(dim=1, keepdim=True))
         found[f"{space}, not centred"] = _rank(x)
     if tokens.attention is not None:
@@ -85,15 +85,17 @@ def feature_spaces(adapter: Any, image: Image.Image, question: str) -> dict[str,
 
 
 def _rank(x: Any) -> float:
-    """Effective rank of (B, N, D) by its singular values, as defined; the mean over tiles."""
-    import torch
+    """Effective rank of (B, N, D), the mean over tiles: the spectrum of the smaller Gram matrix.
 
-    from agilepruner.linalg import one_core
+    In double precision, where that is the singular values' to all digits that are shown.
+    """
+    from agilepruner.complexity import effective_rank_of_gram
+    from agilepruner.linalg import gram, one_core
 
+    x = x.double()
+    small = x if x.shape[-2] <= x.shape[-1] else x.mT
     with one_core():
-        singular = torch.linalg.svdvals(x)
-    share = singular / singular.sum(dim=-1, keepdim=True)
-    return float(torch.special.entr(share).sum(dim=-1).exp().mean())
+        return float(effective_rank_of_gram(gram(small)).mean())
 
 
 def corruptions(adapter: Any, image: Image.Image, question: str) -> dict[str, float]:
@@ -102,12 +104,14 @@ def corruptions(adapter: Any, image: Image.Image, question: str) -> dict[str, fl
     ``erank_ms``: milliseconds of the clean image's effective rank, alone in its batch, as
     AgilePruner computes it; ``encode_ms`` of the vision tower, ``answer_ms`` of all that one answer
     with AgilePruner takes: tower, selection (with the effective rank), prefill and at most
-    ``NEW_TOKENS`` tokens. All of the processor, so that other work on the machine is not in them
-    (``processor`` 1), or, with a GPU, of the clock (0).
+    ``NEW_TOKENS`` tokens. All of the processor, on one core, since several wait for each other by
+    spinning: other work on the machine is not in them (``processor`` 1); with a GPU of the clock
+    (0).
     """
     import torch
 
     from agilepruner.complexity import effective_rank, effective_rank_small
+    from agilepruner.linalg import one_core
     from agilepruner.strategies.adaptive.agilepruner import AgilePruner
 
     gpu = torch.cuda.is_available()
@@ -118,15 +122,16 @@ def corruptions(adapter: Any, image: Image.Image, question: str) -> dict[str, fl
         return 1000 * (time.perf_counter() if gpu else time.process_time())
 
     image, strategy = image.convert("RGB"), AgilePruner()
-    start = now()
-    (tokens,) = adapter.encode([image], frozenset(strategy.needs))
-    encoded = now()
-    effective_rank(tokens.projected)
-    ranked = now()
-    budget = min(adapter.tile_budget(BUDGET), tokens.count)
-    visual = adapter.embed(tokens, strategy(tokens, budget))
-    adapter.generate([adapter.tokenize(question)], [visual], NEW_TOKENS)
-    answered = now()
+    with one_core():
+        start = now()
+        (tokens,) = adapter.encode([image], frozenset(strategy.needs))
+        encoded = now()
+        effective_rank(tokens.projected)
+        ranked = now()
+        budget = min(adapter.tile_budget(BUDGET), tokens.count)
+        visual = adapter.embed(tokens, strategy(tokens, budget))
+        adapter.generate([adapter.tokenize(question)], [visual], NEW_TOKENS)
+        answered = now()
     found = {"processor": float(not gpu), "budget": float(budget), "encode_ms": encoded - start}
     found |= {"erank_ms": ranked - encoded, "answer_ms": encoded - start + answered - ranked}
     found["clean"] = float(effective_rank_small(tokens.projected).mean())

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ def report(
     runs: Sequence[Path] = (),
     documents: int | str | None = None,
     sources: Sequence[Any] = (),
+    printed: bool = True,
 ) -> list[str]:
     """Print and write a report; what could not be written.
 
@@ -78,6 +79,7 @@ def report(
         runs: directories that the rows are from; none: ``directory``.
         documents: how many the page shows, or ``all``; None: a sample.
         sources: sheets on where the rows are from.
+        printed: False: files only.
     """
     from agilepruner.documents import OnDisk
     from agilepruner.report.dashboard.documents import WANTED
@@ -98,8 +100,46 @@ def report(
         sources=sources,
         documents=WANTED if documents is None else documents,
     )
-    show(made.text)
+    if printed:
+        show(made.text)
     return write(made, directory)
+
+
+def refreshed(directory: Path, name: str, settings: Any) -> list[str]:
+    """Bring tables and page up to date with all that a run's directory holds; what went wrong."""
+    from agilepruner.runner.stored import rows_in
+
+    rows = together(rows_in(directory))
+    if settings.reference not in {row.strategy for row in rows}:
+        settings = replace(settings, reference=None)
+    try:
+        return report(rows, directory, name, settings, printed=False) if rows else []
+    except UserError as error:
+        return [f"The page was not brought up to date: {error}"]
+
+
+def analysed(planned: Any, rows: list[Any]) -> list[str]:
+    """Print an analysis and write its files; what stood in the way."""
+    from hydra.utils import get_method
+
+    from agilepruner.documents import OnDisk
+    from agilepruner.measures import measured
+    from agilepruner.report.analyses import analyse, check_done
+    from agilepruner.report.sheets import render_text
+
+    try:
+        function = planned.config["analysis"]
+        measure = planned.config.get("measure")
+        check_done(rows, bool(measure))
+        images = measured(planned, get_method(measure)) if measure else None
+        finding = analyse(function, rows, planned.directory, images, OnDisk([planned.directory]))
+        show(render_text(finding.sheet))
+        where = planned.directory / "analyses" / function.rpartition(".")[2]
+        finding.write(where)
+    except (OSError, UserError) as error:
+        return [f"The analysis was not made: {error}"]
+    log.info("data, figure and table: %s", where)
+    return []
 
 
 def documents(said: str | None) -> int | str | None:

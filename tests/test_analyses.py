@@ -17,8 +17,9 @@ from plans import composed, executed, planned
 from synthetic_rows import row
 
 from agilepruner.cli import CONFIGS
+from agilepruner.commands import study
 from agilepruner.documents import OnDisk
-from agilepruner.errors import UserError
+from agilepruner.errors import NotFinished, UserError
 from agilepruner.measures import CORRUPTIONS, STRENGTHS, corrupted, feature_spaces, measured
 from agilepruner.models.base import Visual
 from agilepruner.report import published
@@ -266,7 +267,7 @@ def test_robustness_is_the_mean_deviation_from_the_clean_image():
     assert list(found.data["deviation"]) == [2.0]
     assert list(found.data["change"]) == [0.0]
     (cost,) = [note for note in found.sheet.notes if note.startswith("Cost of erank")]
-    assert "of the processor" in cost
+    assert "of one processor" in cost
     assert "erank is 15.0 % of it" in cost
 
 
@@ -304,6 +305,26 @@ def test_an_image_that_cannot_be_measured_fails_alone_and_is_named(tmp_path, loa
     assert f"document {found[1]['document']} of GQA (OSError: truncated)" in note
     with pytest.raises(UserError, match="No image could be measured: OSError"):
         analyse(function, [done], tmp_path, [found[1]])
+
+
+def test_a_study_answers_a_cell_once_and_an_analysis_fails_alone(tmp_path, loaded_once, capsys):
+    words = ["benchmark=[vqav2]", "budget=[64]", "limit=3", f"results={tmp_path}"]
+    words += ["strategy=[agilepruner,fastervlm]", "vanilla=true"]
+    with pytest.raises(NotFinished, match=r"simple_and_complex: .* raise the limit"):
+        study.run(["overlap", "simple_and_complex", "provenance", *words])
+    assert "Overlap of what strategies keep" in capsys.readouterr().out
+    where = tmp_path / "study"
+    assert sorted(path.name for path in (where / "analyses").iterdir()) == ["overlap", "provenance"]
+    assert len(list((where / "cells").iterdir())) == 3  # with vanilla
+    assert "Overlap of what strategies keep" in (where / "dashboard.html").read_text()
+
+
+def test_a_study_refuses_what_cannot_be_one_run():
+    plans = {"a": planned("limit=3"), "b": planned("limit=4")}
+    with pytest.raises(UserError, match="a and b differ in limit"):
+        study.together(plans)
+    with pytest.raises(UserError, match="Did you mean 'overlap'"):
+        study.run(["overlab"])
 
 
 def test_images_at_the_extremes_are_drawn(tmp_path, loaded_once):

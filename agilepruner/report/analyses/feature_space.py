@@ -50,8 +50,9 @@ def feature_space(cells: pd.DataFrame, documents: pd.DataFrame, images: pd.DataF
         shown = "–" if pd.isna(value) else f"{value:.0f}"
         lines.append([str(what), str(own["images"].iloc[0]), *texts, shown])
     notes = [
-        "By singular values, so without the rounding of the released N x N spectrum. The released "
-        "code measures projected, centred tokens; notes on the paper's formula have no centring.",
+        "Of the singular values, in double precision, without the rounding of the released N x N "
+        "spectrum. The released code measures projected, centred tokens; notes on the paper's "
+        "formula have no centring.",
         "The last column is LLaVA-1.5-7B's, second-hand: it answers the question for that model "
         "only.",
     ]

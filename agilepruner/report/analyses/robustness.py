@@ -123,7 +123,7 @@ def _cost(once: pd.DataFrame, said: pd.DataFrame) -> Iterator[str]:
     if "erank_ms" not in once:
         return
     took, tower, whole = (once[name].median() for name in ("erank_ms", "encode_ms", "answer_ms"))
-    clock = "of the processor" if once["processor"].all() else "of the clock, the GPU waited for"
+    clock = "of one processor" if once["processor"].all() else "of the clock, the GPU waited for"
     share = spread_text(spread(100 * once["erank_ms"] / once["answer_ms"]))
     values = said.set_index("metric")["value"]
     published = (
