@@ -78,6 +78,7 @@ LABELS = {
     "end": "</script><script>alert(1)</script>",
     "comment": "<!--<script>",  # a parser that reads this looks for two ends
     "separators": "a\u2028b\u2029c &amp; \\u003c",
+    "half a character": "\ud83d",
     "place": "/*SCRIPT*/ /*STYLE*/ /*DATA*/null",
 }
 

@@ -174,6 +174,7 @@ def document_pages(
 def assembled(data: Mapping[str, Any]) -> str:
     """The page around its data."""
     text = json.dumps(data, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a surrogate is no UTF-8
     parts = {
         "/*STYLE*/": _asset("page.css"),
         "/*SCRIPT*/": "\n".join(_asset(name) for name in SCRIPTS),
