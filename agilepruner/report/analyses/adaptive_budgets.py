@@ -170,14 +170,16 @@ def _figure(data: pd.DataFrame) -> Figure:
             x = [budgets.index(b) + 0.13 * (i - (len(labels) - 1) / 2) for b in own["budget"]]
             error = [own["difference"] - own["low"], own["high"] - own["difference"]]
             name = own["strategy"].iloc[0]
-            look = looks(sorted(set(data["strategy"])))[name]
-            filled = {} if "entropy" not in label else {"markerfacecolor": "white"}
-            ax.errorbar(
-                x, own["difference"], error, ls="", capsize=2, ms=5, label=label, **look, **filled
-            )
+            look = looks([FIXED[name]])[FIXED[name]]  # of the strategy whose budget is spread
+            if "entropy" in label:
+                look = {**look, "markerfacecolor": "white"}
+            if "inverse" in label:
+                look = {**look, "marker": "x"}
+            ax.errorbar(x, own["difference"], error, ls="", capsize=2, ms=5, label=label, **look)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(budgets)), budgets)
         ax.set(title=f"At equal mean {equal}", xlabel="mean tokens", ylabel="points minus fixed")
+        ax.set_xlim(-0.6, len(budgets) - 0.4)
     handles = axes[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=len(shown), fontsize=8)
     return figure

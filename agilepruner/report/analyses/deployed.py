@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from agilepruner.errors import UserError
-from agilepruner.report.analyses import Finding
+from agilepruner.report.analyses import Finding, no_comparison
 from agilepruner.report.analyses.overlap import by_chance
 from agilepruner.report.contrasts import difference, interval_text, over_benchmarks, spread, wide
 from agilepruner.report.estimates import judge
@@ -58,6 +58,8 @@ def deployed(cells: pd.DataFrame, documents: pd.DataFrame) -> Finding:
             f"intersection / union {one.iou:.2f}."
             for one in data.itertuples()
         ),
+        "The paper says nothing of what inference engines ship.",
+        no_comparison("it is our question"),
     ]
     sheet = Sheet("Deployed variants", head, sections, notes)
     return Finding(sheet, data.drop(columns="estimate"), _figure(data, labels))

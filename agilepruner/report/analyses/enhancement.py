@@ -170,7 +170,7 @@ def _figure(data: pd.DataFrame) -> Figure:
     """Mean difference to the fixed share, a panel per budget."""
     whole = data[data["benchmark"] == MEAN]
     budgets = list(dict.fromkeys(whole["budget"]))
-    figure, axes = panels(len(budgets), width=4.2, height=2.8)
+    figure, axes = panels(len(budgets), width=4.8, height=2.8)
     for ax, budget in zip(axes[0], budgets):
         group = whole[whole["budget"] == budget]
         methods = list(dict.fromkeys(group["method"]))
@@ -185,6 +185,7 @@ def _figure(data: pd.DataFrame) -> Figure:
         ax.set_xticks(
             range(len(methods)),
             [f"{METHODS.get(name, 'all')}".replace(" + ", "\n+ ") for name in methods],
+            fontsize=8,
         )
         ax.set(title=f"{budget} tokens", ylabel="points minus the fixed share")
         ax.margins(x=0.2)

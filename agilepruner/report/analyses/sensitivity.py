@@ -217,6 +217,10 @@ def _figure(data: pd.DataFrame, defaults: dict[str, float]) -> Figure:
     for column, name in enumerate(shown):
         above, below = axes[:, column]
         for budget, group in data[data["setting"] == name].groupby("budget"):
+            if name in defaults:  # itself: no difference, nothing changed
+                none = dict.fromkeys(["difference", "low", "high", "changed"], 0.0)
+                default = pd.DataFrame([{"value": defaults[name], **none}])
+                group = pd.concat([group[list(default)], default]).sort_values("value")
             value = group["value"].astype(float)
             error = [group["difference"] - group["low"], group["high"] - group["difference"]]
             above.errorbar(
