@@ -94,7 +94,7 @@ def test_tasks_over_the_embedded_suite_are_lmms_evals_own(tmp_path):
 def exported(tmp_path, loaded_once):
     executed(
         planned(
-            "strategy=[divprune]", "benchmark=[pope,mme]", "budget=[16]", "limit=2",
+            "strategy=[divprune]", "benchmark=[pope,mme,chair]", "budget=[16]", "limit=2",
             f"results={tmp_path}", "name=one",
         )
     )  # fmt: skip
@@ -115,6 +115,6 @@ def test_answers_are_exported_as_lmms_eval_reads_them(exported):
     }
     scores, results = load_baseline(str(samples), "embedded_mme")
     assert scores == right
-    assert results["results"].keys() == {"embedded_mme", "embedded_pope"}
+    assert results["results"].keys() == {"embedded_mme", "embedded_pope", "embedded_chair"}
     assert results["n-samples"]["embedded_mme"]["effective"] == 4
     assert len(list(exported.glob("*/*_results.json"))) == 2  # vanilla too

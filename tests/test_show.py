@@ -1,5 +1,7 @@
 """``agilepruner show``: a document, its answers and maps of what was kept, in a terminal."""
 
+import io
+
 import pytest
 from plans import executed, planned
 
@@ -34,6 +36,22 @@ def test_lines_stand_beside_each_other_where_the_terminal_is_wide():
     assert "  reference: yes" in wide
 
 
+def test_stages_say_how_many_tokens_each_keeps():
+    shown = Shown(
+        "one", Entry(0, "yes", grid=[2, 2], offered=4), Kept([0, 1, 2], [], [], [[0, 1], [1]]), 1.0
+    )
+    said = document_text("POPE", {}, [shown], 80).splitlines()
+    assert "stages keep 2, 1 (the" in said
+    assert "·▀" in said
+
+
+def test_a_map_that_a_terminal_cannot_hold_is_named_and_not_broken():
+    shown = Shown("one", Entry(0, "yes", grid=[1, 60], offered=60), Kept([0], [], [], []), 1.0)
+    said = document_text("POPE", {}, [shown], 40)
+    assert "its map takes 60 characters" in said
+    assert max(map(len, said.splitlines())) <= 40
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, demo):
     directory = tmp_path_factory.mktemp("show")
@@ -56,6 +74,16 @@ def test_every_document_of_a_pair_can_be_shown(finished, capsys):
         assert "FasterVLM @ 16" in said
         assert "reference: " in said
         assert sum(line.count("█") + line.count("▀") for line in said.splitlines()) > 16
+
+
+def test_a_terminal_without_blocks_gets_plain_characters(finished, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    show.run(["one", "benchmark=mme", "doc=0", f"results={finished}"])
+    stream.flush()
+    said = stream.buffer.getvalue().decode()
+    assert "####" in said
+    assert "# both kept" in said
 
 
 @pytest.mark.parametrize(

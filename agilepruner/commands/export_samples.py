@@ -24,8 +24,9 @@ def run(words: list[str]) -> int:
     for line, same in lines.items():
         try:
             show(f"{line}: {_export(same, directory, to / line)}")
-        except UserError as error:
-            logging.getLogger(__name__).error("%s: %s", line, error)
+        except Exception as error:  # of one line: the others are exported
+            cause = str(error) if isinstance(error, UserError) else repr(error)
+            logging.getLogger(__name__).error("%s: %s", line, cause)
             problems.append(line)
     if problems:
         raise NotFinished(f"{len(problems)} of {len(lines)} lines were not exported, see above.")

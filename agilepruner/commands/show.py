@@ -6,11 +6,12 @@ from typing import Any
 
 def run(words: list[str]) -> int:
     """``agilepruner show NAME benchmark=pope doc=17 [strategy=a,b] [budget=32,64]``."""
+    import sys
     from shutil import get_terminal_size
 
     from agilepruner.commands import one_directory, parsed
     from agilepruner.errors import UserError
-    from agilepruner.report.terminal import document_text
+    from agilepruner.report.terminal import ASCII, document_text
     from agilepruner.reporting import finished_rows, show
 
     usage = (
@@ -32,8 +33,18 @@ def run(words: list[str]) -> int:
     heading = f"{rows[0].benchmark_label}, document {number}, model {rows[0].model}"
     lines = [_shown(label, row, number, first, directory) for label, row in _in_order(rows)]
     width = get_terminal_size((100, 24)).columns
-    show(document_text(heading, asked, [line for line in lines if line], width))
+    text = document_text(heading, asked, [line for line in lines if line], width)
+    show(text if _has_blocks(sys.stdout) else text.translate(ASCII))
     return 0
+
+
+def _has_blocks(stream: Any) -> bool:
+    """Whether a stream can print the characters of maps."""
+    try:
+        "█▀▄·".encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _of(key: str, wanted: str | None, rows: list[Any], always: str = "") -> list[Any]:

@@ -11,6 +11,10 @@ from agilepruner.runner.kept import Kept
 
 # Two patches over each other are one character.
 BLOCKS = {(False, False): "·", (True, False): "▀", (False, True): "▄", (True, True): "█"}
+ASCII = {ord(block): mark for block, mark in zip("█▀▄·", '#"_.')}  # for terminals without blocks
+LEGEND = (
+    "A character is two patches, one over the other: █ both kept, ▀ the upper, ▄ the lower, · none."
+)
 GAP = "   "
 LEAST = 22  # characters that a heading takes
 
@@ -45,17 +49,18 @@ def document_text(
         lines: the answers, vanilla first.
         width: of the terminal, in characters.
     """
-    out = [heading]
+    out = wrap(heading, width)
     for question, references in asked.items():
         out += wrap(" / ".join(question.split("\n")), width, subsequent_indent="  ")
-        out.append(f"  reference: {', '.join(dict.fromkeys(references)) or 'the task names none'}")
+        known = ", ".join(dict.fromkeys(references)) or "the task names none"
+        out += wrap(f"  reference: {known}", width, subsequent_indent="    ")
     if not asked:
-        out.append("The data set is not on this machine: no question.")
+        out += wrap("The data set is not on this machine: no question.", width)
     facts = next((line.entry for line in lines if line.entry.complexity), None)
     if facts is not None and facts.complexity:
         said = {"erank_input": "erank", "entropy": "attention entropy"}
-        known = [f"{said[k]} {v:.2f}" for k, v in facts.complexity.items() if k in said]
-        out.append(f"image: {', '.join(known)}; {facts.offered} visual tokens")
+        measures = [f"{said[k]} {v:.2f}" for k, v in facts.complexity.items() if k in said]
+        out += wrap(f"image: {', '.join(measures)}; {facts.offered} visual tokens", width)
     out.append("")
     blocks = [_block(line, width) for line in lines]
     while blocks:
@@ -66,7 +71,7 @@ def document_text(
             row.append(blocks.pop(0))
         out += [text.rstrip() for text in _beside(row)]
         out.append("")
-    return "\n".join(out)
+    return "\n".join([*out, *wrap(LEGEND, width)])
 
 
 def kept_map(kept: Kept, grid: Sequence[int], tile: int = 0) -> list[str]:
@@ -107,9 +112,12 @@ def _block(line: Shown, width: int) -> Block:
     if line.kept.joined:
         said.append("(patches that tokens stand for)")
     if line.kept.stages:
-        said.append(f"(last stage: {len(line.kept.stages[-1])})")
+        counts = [len(stage) for stage in line.kept.stages]
+        said += wrap(f"stages keep {', '.join(map(str, counts))} (the last is drawn)", columns)
     if entry.tiles > 1:
         said.append(f"(overview of {entry.tiles} tiles)")
+    if (entry.grid or (0, 0))[1] > width:
+        return said, wrap(f"(its map takes {columns} characters a line)", width)
     return said, kept_map(line.kept, entry.grid or (0, 0), entry.overview)
 
 
