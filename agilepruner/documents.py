@@ -124,8 +124,8 @@ def _flops(header: Mapping[str, Any] | None, entries: Mapping[int, Entry]) -> di
 
     if header is None:
         return {}
-    known, facts = header["identity"], header["model"]
     try:
+        known, facts = header["identity"], header["model"]
         strategy = strategy_of(known["strategy"])
         names = header["strategy_name"], strategy, known["budget"], known["benchmark"]
         cell = Cell(*names, known["positions"], known)

@@ -193,6 +193,31 @@ def test_an_address_that_was_mistyped_shows_something(view, where, typed):
     assert view.locator("main section").count() > 0
 
 
+def test_of_several_tiles_the_details_are_drawn_where_they_lie_or_the_overview(browser, tmp_path):
+    """Two tiles side by side before their overview, as SmolVLM and InternVL have them."""
+
+    class Tiled(Reader):
+        def said(self, row, wanted):
+            there = [0, 1, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0]  # of 2 x 2 tokens, a patch in each tile
+            kept = None if row.strategy == "vanilla" else {"bits": bits(there)}
+            entry = Entry(0, "x", grid=[2, 2], tiles=3, kept=kept, mosaic=[1, 2], overview=2)
+            return {d: Said(replace(entry, doc=d), 1e9) for d in wanted}
+
+    (table,) = tables = build_tables(made.rows(("divprune",), (64,), ("gqa",)))
+    path = tmp_path / "dashboard.html"
+    path.write_text(page(tables, [analyse(table)], "T", {}, reader=Tiled(), wanted=3))
+    opened = browser.new_page()
+
+    def drawn(tiles):
+        opened.goto("about:blank")
+        opened.goto(f"{path.as_uri()}#view=documents&tiles={tiles}")
+        return opened.locator(".seen path.kept").get_attribute("d")
+
+    assert drawn("") == "M8.00,0.00h8.00v8.00h-8.00zM16.00,8.00h8.00v8.00h-8.00z"
+    assert drawn("overview") == "M0.00,0.00h16.00v8.00h-16.00z"
+    opened.close()
+
+
 def test_the_reference_strategies_and_light_are_chosen_in_the_page(view):
     def panels():
         return view.locator("section[aria-label^=Differences] figcaption").all_inner_texts()
