@@ -109,8 +109,7 @@ def _run(config: DictConfig) -> None:
         cells = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
         problems.append(
             f"{len(failed)} of {len(planned.cells)} cells failed ({cells}): {failed[0].error}. "
-            "Mend the cause and run the same command: it tries the failed documents again and no "
-            "others."
+            "Fix the cause and run the same command again: it retries the documents that failed."
         )
     if problems:
         raise NotFinished(" ".join(problems))

@@ -258,7 +258,7 @@ class Config(TypedDict):
 
     budget: Annotated[list[Tokens], filled, "e.g. budget=[32,64,128]"]
     protocol: Literal["lmms", "paper"]
-    limit: Annotated[Count | None, "first so many documents per benchmark; null: all"]
+    limit: Annotated[Count | None, "at most so many documents of each benchmark; null: all"]
     positions: Annotated[list[Positions], filled] | None
     vanilla: bool
     reference: Line | None

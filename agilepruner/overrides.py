@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -106,7 +107,12 @@ def _unreadable(override: str) -> str:
     """What to do about an argument that Hydra's grammar does not read."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"'{override}' is no setting: write key=value, e.g. budget=64."
+        near = get_close_matches(override, commands.NAMES, n=1)
+        meant = f" Did you mean the command '{near[0]}'?" if near else ""
+        return (
+            f"'{override}' is neither a command nor a setting.{meant} Settings are written "
+            "key=value, e.g. budget=64; `agilepruner --help` lists both."
+        )
     if any(value.count(a) != value.count(b) for a, b in ("[]", "{}", "()")):
         return f"{override} has a bracket without its partner."
     if any(value.count(quote) % 2 for quote in "'\""):

@@ -82,6 +82,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(overrides, words)
         (["budgett=64"], "Unknown setting 'budgett'. Did you mean 'budget'?"),
         (["strategy.agilepruner.taumax=1"], "Did you mean 'strategy.agilepruner.tau_max'?"),
         (["budget=0"], "budget=0, expected an integer from 1"),
+        (["audit-papr"], "Did you mean the command 'audit-paper'?"),
     ],
 )
 def test_a_typo_says_what_was_meant_exits_2_and_writes_nothing(tmp_path, arguments, words):
