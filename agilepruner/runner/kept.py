@@ -1,8 +1,8 @@
-"""What an answer was given of its image, as a journal keeps it: a few dozen bytes.
+"""What an answer was given of its image, as a journal keeps it: a hundred bytes to a thousand.
 
 A plain selection is a bit per patch; merged tokens have the patch each stands for and, of every
-patch, the token that most of it went into. Patches are counted in raster order through the image's
-tiles: tile * N + patch.
+other patch, the token that most of it went into. Patches are counted in raster order through the
+image's tiles: tile * N + patch.
 """
 
 import zlib
@@ -90,7 +90,10 @@ def recorded(
     joined[~held] = NONE
     at = _through_tiles(selection, tokens.count)
     at[indices >= tokens.count] = NONE
-    said = {"tokens": _packed(at[present]), "joined": _packed(joined)}
+    at = at[present]
+    joined = joined.ravel()
+    joined[joined == _holders(at, total)] = NONE  # what the tokens say already: half of the bytes
+    said = {"tokens": _packed(at), "joined": _packed(joined)}
     if selection.phases is not None:
         said["phases"] = _digits(selection.phases.cpu().numpy()[present])
     return said
@@ -134,7 +137,9 @@ def read(said: Mapping[str, Any] | None, total: int) -> Kept:
     if "tokens" in said:
         patches = _unpacked(said["tokens"])
         inside = [_unbits(stage, len(patches)) for stage in stages]
-        return Kept(patches, phases, _unpacked(said["joined"]), inside)
+        joined = np.array(_unpacked(said["joined"]))
+        joined = np.where(joined == NONE, _holders(np.array(patches), len(joined)), joined)
+        return Kept(patches, phases, joined.tolist(), inside)
     patches = _unbits(said["bits"], total) if "bits" in said else list(range(total))
     number = {patch: i for i, patch in enumerate(patches)}
     inside = [[number[patch] for patch in _unbits(stage, total)] for stage in stages]
@@ -194,6 +199,14 @@ def _numbers(visual: "Visual") -> np.ndarray:
     """The patch of each visual token, counted through the tiles."""
     own = visual.anchors if visual.patches is None else visual.patches
     return own.cpu().numpy()
+
+
+def _holders(patches: np.ndarray, total: int) -> np.ndarray:
+    """(total,) of each patch the first token that stands for it, or ``NONE``."""
+    found = np.full(total, NONE)
+    tokens = (patches >= 0).nonzero()[0][::-1]  # the last one written is the first
+    found[patches[tokens]] = tokens
+    return found
 
 
 def _through_tiles(selection: "Selection", count: int) -> np.ndarray:
