@@ -3,6 +3,7 @@
 import pytest
 import torch
 from golden_cases import CASES, cases, indices, inputs, outputs, visual_tokens
+from strategy_configs import random_tokens
 
 from agilepruner.models.taps import QueryKeyTap
 from agilepruner.strategies.adaptive.prunesid import PruneSID, choose, component_weights, components
@@ -125,6 +126,18 @@ def test_otprune_as_if_a_channel_of_zeros_were_not_there(case):
     assert full.shape[2] == 63
     without = VisualTokens(tokens.grid, projected=full)
     assert torch.equal(OTPrune()(tokens, 64).indices, OTPrune()(without, 64).indices)
+
+
+def test_prunesid_takes_no_group_from_rounding():
+    """Patches of equal channels are in the first group; a component without variance has none."""
+    x = random_tokens(0, 1, (6, 6), dim=80).features
+    x[:, 7] = 0.0
+    weights = component_weights(x)
+    assert weights.shape == (1, 36, 9)
+    assert components(weights, 9)[0, 7] == 0
+    assert components(weights, 9).max() > 0
+    assert int(components(component_weights(x[:, :1].expand(-1, 36, -1)), 9).max()) == 0
+    assert not component_weights(torch.zeros(1, 36, 80)).any()
 
 
 # CDPruner by halves

@@ -11,6 +11,8 @@ from agilepruner.linalg import gram, one_core
 from agilepruner.strategies.base import Selection, Strategy, VisualTokens, top
 from agilepruner.strategies.geometry import unit
 
+ROUNDING = 1e-12  # of weights, and of variances as a share of the largest
+
 
 @dataclass(frozen=True)
 class PruneSID(Strategy):
@@ -55,6 +57,8 @@ def component_weights(features: Tensor) -> Tensor:
 
     Right singular vectors of the (C, N) samples, centred per patch, are eigenvectors of the
     patches' N x N Gram matrix. In double precision: rounding would move patches between groups.
+    What is rounding all the same weighs nothing: a component without variance, and a patch whose
+    channels are all equal, which so is in the first group.
 
     Args:
         features: (B, N, C).
@@ -65,9 +69,11 @@ def component_weights(features: Tensor) -> Tensor:
     x = features.float().sigmoid().double()
     products = gram(x - x.mean(dim=2, keepdim=True))
     with one_core():
-        vectors = torch.linalg.eigh(products).eigenvectors.flip(-1)  # columns, strongest first
+        variances, vectors = torch.linalg.eigh(products)  # columns, weakest first
     count = min(max(1, features.shape[1] // 4), features.shape[2])
-    return vectors[..., :count].abs()
+    weights = vectors.abs().masked_fill(vectors.abs() < ROUNDING, 0)
+    there = variances > ROUNDING * variances[..., -1:]
+    return (weights * there[..., None, :]).flip(-1)[..., :count]
 
 
 def components(weights: Tensor, count: int) -> Tensor:
