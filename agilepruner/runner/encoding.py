@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from agilepruner.complexity import attention_entropy, effective_rank_small
 from agilepruner.models.base import Adapter, Layout, stack
 from agilepruner.runner.attention import Attention, quantised
 from agilepruner.runner.complexities import Measured
-from agilepruner.runner.work import cause, chunks, in_threads, out_of_memory, release_memory
+from agilepruner.runner.work import Attempt, attempt, cause, chunks, halves, in_threads
 from agilepruner.strategies.base import VisualTokens
 from evals.tasks import Benchmark, Document
 
@@ -162,28 +163,30 @@ class Encoding:
         needs = (self.needs & self.adapter.provides) - {"text_embeds"}  # of questions
         while queue:
             part = queue.pop(0)
-            problem, no_memory = "", False
-            try:
-                ready = [seen.prepared for _, seen in part]
-                whole = None if None in ready else ready
-                tokens = self.adapter.encode([seen.image for _, seen in part], needs, whole)
-            except Exception as error:
-                problem, no_memory = cause(error), out_of_memory(error)
-                log.debug("encoding failed", exc_info=True)
-            # Outside the except block: what the failed pass held is free by now.
-            if not problem:
-                self._leave({d[0].image_key: t for (d, *_), t in zip(part, tokens)})
-                done += [self._picture(*each, t) for each, t in zip(part, tokens)]
+            tried = attempt(partial(self._pictures, part, needs))
+            if not tried.problem:
+                self._leave({p.key: p.tokens for p in tried.value})
+                done += tried.value
             elif len(part) > 1:
-                log.warning("encoding %d images failed (%s); halving", len(part), problem)
+                log.warning("encoding %d images failed (%s); halving", len(part), tried.problem)
                 half = len(part) // 2
-                if no_memory:
-                    release_memory()
-                    self._most = max(1, min(self._most, half))
+                self._fitted(half, tried)
                 queue[:0] = [part[:half], part[half:]]
             else:
-                failed += [(d, f"encoding failed: {problem}") for d in part[0][0]]
+                failed += [(d, f"encoding failed: {tried.problem}") for d in part[0][0]]
         return done, failed
+
+    def _fitted(self, images: int, tried: Attempt) -> None:
+        """Learn from a pass that found no memory."""
+        if tried.no_memory:
+            self._most = max(1, min(self._most, images))
+
+    def _pictures(self, images: list[Asked], needs: frozenset[str]) -> list[Picture]:
+        """One pass of the tower."""
+        ready = [seen.prepared for _, seen in images]
+        whole = None if None in ready else ready
+        tokens = self.adapter.encode([seen.image for _, seen in images], needs, whole)
+        return [self._picture(*each, t) for each, t in zip(images, tokens)]
 
     def _picture(self, documents: Group, seen: Seen, tokens: VisualTokens) -> Picture:
         seen.prepared = None  # the tower has seen it
@@ -214,19 +217,14 @@ class Encoding:
 
     def _measure(self, pictures: list[Picture]) -> tuple[list[Picture], list[Unseen]]:
         """Complexity of images of one grid; those that have it, and what failed."""
-        try:
-            tokens = stack([picture.tokens for picture in pictures], {"projected", "attention"})
-            if not bool(torch.isfinite(tokens.projected.sum(dim=-1, dtype=torch.float32)).all()):
-                raise ValueError("the visual tokens hold NaN or infinite values")
-            ranks = effective_rank_small(tokens.projected)
-            seen = tokens.attention
-            entropies = attention_entropy(seen) if seen is not None else None
-        except Exception as error:
-            if len(pictures) > 1:
-                parts = [self._measure([one]) for one in pictures]
-                return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
-            why = f"complexity failed: {cause(error)}"
+        tried = attempt(partial(_complexity, pictures))
+        if tried.problem and len(pictures) > 1:
+            parts = [self._measure(half) for half in halves(pictures)]
+            return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
+        if tried.problem:
+            why = f"complexity failed: {tried.problem}"
             return [], [(d, why) for d in pictures[0].documents]
+        ranks, entropies = tried.value
         start = 0
         for picture in pictures:
             rows = slice(start, start := start + picture.tokens.batch)
@@ -248,20 +246,32 @@ class Encoding:
         self, pictures: list[Picture], grid: tuple[int, int]
     ) -> tuple[list[Picture | None], list[Unseen]]:
         started = time.perf_counter()
-        try:
-            encoded = self.adapter.encode_at([picture.image for picture in pictures], grid)
-        except Exception as error:
-            if len(pictures) > 1:  # one by one, so that it is known whose it is
-                parts = [self._resize([picture], grid) for picture in pictures]
-                return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
-            log.debug("encoding failed", exc_info=True)
-            why = f"encoding at {grid[0]} x {grid[1]} tokens failed: {cause(error)}"
+        images = [picture.image for picture in pictures]
+        tried = attempt(partial(self.adapter.encode_at, images, grid))
+        if tried.problem and len(pictures) > 1:
+            self._fitted(len(pictures) // 2, tried)
+            parts = [self._resize(half, grid) for half in halves(pictures)]
+            return [p for done, _ in parts for p in done], [f for _, fs in parts for f in fs]
+        if tried.problem:
+            why = f"encoding at {grid[0]} x {grid[1]} tokens failed: {tried.problem}"
             return [None], [(document, why) for document in pictures[0].documents]
         share = (time.perf_counter() - started) / sum(len(p.documents) for p in pictures)
         return [
             replace(p, tokens=tokens, encode_seconds=round(share, 6), ranks={}, resized=True)
-            for p, tokens in zip(pictures, encoded)
+            for p, tokens in zip(pictures, tried.value)
         ], []
+
+
+def _complexity(pictures: Sequence[Picture]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Effective rank of every image and tile, and the entropy of its attention if it has one."""
+    tokens = stack([picture.tokens for picture in pictures], {"projected", "attention"})
+    if not bool(torch.isfinite(tokens.projected.sum(dim=-1, dtype=torch.float32)).all()):
+        raise ValueError("the visual tokens hold NaN or infinite values")
+    seen = tokens.attention
+    return (
+        effective_rank_small(tokens.projected),
+        attention_entropy(seen) if seen is not None else None,
+    )
 
 
 def by_grid(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:

@@ -4,11 +4,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from agilepruner.models.base import Adapter, Generation
 from agilepruner.runner.selecting import Prompt, reach
-from agilepruner.runner.work import cause, out_of_memory, release_memory
+from agilepruner.runner.work import attempt
 
 log = logging.getLogger(__name__)
 
@@ -61,34 +62,29 @@ class Generating:
         while queue:
             part = queue.pop(0)
             started = time.perf_counter()
-            problem, no_memory = "", False
-            answers: list[Generation] = []
-            try:
-                answers = self.adapter.generate(
-                    [p.ids for p in part], [p.visual for p in part], self.limit, part[0].pruning
-                )
-                if len(answers) != len(part):
-                    raise ValueError(f"{len(answers)} answers to {len(part)} prompts")
-            except Exception as error:
-                problem, no_memory = cause(error), out_of_memory(error)
-                log.debug("generation failed", exc_info=True)
-            # Outside the except block: the failed batch's cache is free by now.
+            tried = attempt(partial(self._answers, part))
             share = round((time.perf_counter() - started) / len(part), 6)
-            if not problem:
-                done += [Result(p, a, self._problem(p, a), share) for p, a in zip(part, answers)]
+            if not tried.problem:
+                answers = zip(part, tried.value)
+                done += [Result(p, a, self._problem(p, a), share) for p, a in answers]
             elif len(part) > 1:
-                log.warning("a batch of %d failed (%s); halving it", len(part), problem)
+                log.warning("a batch of %d failed (%s); halving it", len(part), tried.problem)
                 half = len(part) // 2
-                if no_memory:
-                    release_memory()
+                if tried.no_memory:
                     tokens = half * (part[0].length + self.limit)
                     self._most_tokens = min(self._most_tokens, tokens)
                 queue[:0] = [part[:half], part[half:]]
             else:
-                if no_memory:
-                    release_memory()
-                done.append(Result(part[0], None, f"generation failed: {problem}", share))
+                done.append(Result(part[0], None, f"generation failed: {tried.problem}", share))
         return done
+
+    def _answers(self, batch: list[Prompt]) -> list[Generation]:
+        answers = self.adapter.generate(
+            [p.ids for p in batch], [p.visual for p in batch], self.limit, batch[0].pruning
+        )
+        if len(answers) != len(batch):
+            raise ValueError(f"{len(answers)} answers to {len(batch)} prompts")
+        return answers
 
     def _problem(self, prompt: Prompt, answer: Generation) -> str:
         """Why an answer cannot be believed."""

@@ -1,11 +1,11 @@
 """What each cell shows the language model of each image: selections, embedded, as prompts."""
 
-import logging
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,11 +15,9 @@ from agilepruner.models.base import Adapter, Visual, split, stack
 from agilepruner.runner.cells import Cell
 from agilepruner.runner.encoding import Encoding, Picture, by_grid
 from agilepruner.runner.kept import recorded
-from agilepruner.runner.work import cause, global_randomness, in_threads
+from agilepruner.runner.work import attempt, chunks, global_randomness, halves, in_threads
 from agilepruner.strategies.base import Once, Selection, VisualTokens
 from evals.tasks import Document
-
-log = logging.getLogger(__name__)
 
 Failure = tuple[Cell, Document, str]
 # What the language model sees of an image, its complexity, and what a journal keeps of the choice.
@@ -65,6 +63,7 @@ class Selecting:
     workers: int = 1
     budgets: dict[str, dict[str, int]] = field(default_factory=dict)
     _known: dict[tuple[int, ...], Once] = field(default_factory=dict)  # of the window's images
+    _most: int = sys.maxsize  # images selected from together, learnt from what did not fit
 
     def prompts(
         self, cells: Sequence[Cell], pictures: list[Picture], ids: Mapping[int, list[int]]
@@ -137,7 +136,8 @@ class Selecting:
             by_budget: dict[int, list[Picture]] = defaultdict(list)
             for picture in same:
                 by_budget[self.budget_of(cell, picture)].append(picture)
-            yield from by_budget.values()
+            for images in by_budget.values():
+                yield from chunks(images, self._most)
 
     def _at_its_grid(
         self, cell: Cell, pictures: list[Picture]
@@ -162,24 +162,30 @@ class Selecting:
     ) -> list[tuple[Picture, list[tuple[Document, Shown]]]]:
         """What the language model sees of each image, per document, and its complexity.
 
-        All images of one grid at once; after an error one by one, so that it is known whose it is.
+        All images of one grid at once; after an error in halves, so that it is known whose it is.
         """
-        try:
-            if "text_embeds" in cell.strategy.needs:
-                return [(p, self._select_by_question(cell, p)) for p in pictures]
-            needs = cell.strategy.needs | {"projected"}
-            tokens = self._stack(pictures, needs)
-            selection = cell.strategy(tokens, self.budget_of(cell, pictures[0]))
-            parts = split(selection, [picture.tokens.batch for picture in pictures])
-            shown = self._show(pictures, parts)
-            return [(p, [(d, each) for d in p.documents]) for p, each in zip(pictures, shown)]
-        except Exception as error:
-            if len(pictures) > 1:
-                return [each for p in pictures for each in self._select(cell, [p], failures)]
-            log.debug("selection failed", exc_info=True)
-            why = f"selection failed: {cause(error)}"
-            failures += [(cell, document, why) for document in pictures[0].documents]
-            return []
+        tried = attempt(partial(self._selected, cell, pictures))
+        if not tried.problem:
+            found: list[tuple[Picture, list[tuple[Document, Shown]]]] = tried.value
+            return found
+        if len(pictures) > 1:
+            if tried.no_memory:
+                self._most = min(self._most, len(pictures) // 2)
+            return [p for half in halves(pictures) for p in self._select(cell, half, failures)]
+        why = f"selection failed: {tried.problem}"
+        failures += [(cell, document, why) for document in pictures[0].documents]
+        return []
+
+    def _selected(
+        self, cell: Cell, pictures: list[Picture]
+    ) -> list[tuple[Picture, list[tuple[Document, Shown]]]]:
+        if "text_embeds" in cell.strategy.needs:
+            return [(p, self._select_by_question(cell, p)) for p in pictures]
+        tokens = self._stack(pictures, cell.strategy.needs | {"projected"})
+        selection = cell.strategy(tokens, self.budget_of(cell, pictures[0]))
+        parts = split(selection, [picture.tokens.batch for picture in pictures])
+        shown = self._show(pictures, parts)
+        return [(p, [(d, each) for d in p.documents]) for p, each in zip(pictures, shown)]
 
     def _stack(self, pictures: list[Picture], needs: Collection[str]) -> VisualTokens:
         """Tokens of some images: a copy, the strategy's to spoil, with what is known of them."""

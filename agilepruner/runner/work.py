@@ -1,17 +1,20 @@
 """How the work of a run is cut, spread over threads, and what it says when a part of it fails."""
 
 import gc
+import logging
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from agilepruner.linalg import one_core
+
+log = logging.getLogger(__name__)
 
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -19,6 +22,11 @@ def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
+
+
+def halves(items: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The two halves of a list."""
+    return items[: len(items) // 2], items[len(items) // 2 :]
 
 
 def in_threads(function: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
@@ -38,6 +46,26 @@ def in_threads(function: Callable[[Any], Any], items: Iterable[Any], workers: in
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
+
+
+class Attempt(NamedTuple):
+    """What became of a call: its value, or why there is none and whether memory ran out."""
+
+    value: Any = None
+    problem: str = ""
+    no_memory: bool = False
+
+
+def attempt(call: Callable[[], Any]) -> Attempt:
+    """Call something that may fail; what a failed call held is free when this returns."""
+    try:
+        return Attempt(call())
+    except Exception as error:
+        failed = Attempt(None, cause(error), out_of_memory(error))
+        log.debug("an attempt failed", exc_info=True)
+    if failed.no_memory:  # outside the except block, which keeps alive what the call held
+        release_memory()
+    return failed
 
 
 def cause(error: BaseException) -> str:

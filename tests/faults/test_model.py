@@ -186,3 +186,39 @@ def test_after_an_out_of_memory_error_the_halves_have_the_memory(monkeypatch):
     assert [len(batch) for batch in work.batches(prompts)] == [4, 4]  # what fitted
     long = [Fake(ids=[1], visual=[0] * 99, pruning=None, length=99) for _ in range(2)]
     assert [len(batch) for batch in work.batches(long)] == [1, 1]
+
+
+@pytest.mark.parametrize("part", ["select", "measure", "resize"])
+def test_what_a_failed_part_held_is_gone_before_its_halves_are_tried(monkeypatch, part):
+    """As generating, so selecting, measuring and encoding anew: none retries inside ``except``."""
+    from types import SimpleNamespace as Fake
+
+    from agilepruner.runner import encoding, selecting
+
+    sizes, held = [], []
+
+    def hungry(pictures):
+        cache = torch.zeros(1000 * len(pictures), 100)
+        held.append(weakref.ref(cache))
+        sizes.append((len(pictures), sum(one() is not None for one in held)))
+        if len(pictures) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"select": pictures, "measure": (torch.ones(2), None), "resize": pictures}[part]
+
+    tokens = Fake(batch=1, grid=(2, 2), count=4)
+    pictures = [encoding.Picture(tokens, [Fake(image_key=str(i))]) for i in range(8)]
+    seeing = encoding.Encoding(Fake(encode_at=lambda some, _: hungry(some)), None, frozenset(), 1)
+    if part == "select":
+        work = selecting.Selecting(Fake(tile_budget=lambda budget: budget), seeing)
+        monkeypatch.setattr(work, "_selected", lambda _cell, some: hungry(some))
+        cell = Fake(budget=1, id="")
+        assert work._select(cell, pictures, []) == pictures
+        assert [len(some) for some in work._alike(cell, pictures)] == [2, 2, 2, 2]  # what fitted
+    elif part == "measure":
+        monkeypatch.setattr(encoding, "_complexity", hungry)
+        assert seeing._measure(pictures) == (pictures, [])
+    else:
+        done, failed = seeing._resize(pictures, (1, 1))
+        assert (len(done), failed, seeing._most) == (8, [], 2)
+    assert [size for size, _ in sizes] == [8, 4, 2, 2, 4, 2, 2]
+    assert {alive for _, alive in sizes} == {1}
