@@ -5,6 +5,7 @@ hub's own cache, so that a machine without a network finds what was fetched befo
 repositories need no login.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -225,6 +226,8 @@ def unreachable(
         )
     elif status == 429 or (status or 0) >= 500:
         said = f"{name} cannot be had just now (the hub answers {status}): try again later."
+    elif getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        said = f"{name} does not fit on the disk of {cache()}: make room, or move HF_HOME."
     else:
         line = (str(error).strip().splitlines() or ["no message"])[0][:200]
         said = f"{name} cannot be loaded ({type(error).__name__}: {line.rstrip('.')})."

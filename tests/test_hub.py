@@ -4,6 +4,7 @@ The hub is ours (``loopback_hub``), with the real names and splits; a tiny model
 embedded suite stand for what they hold. Runs are processes of their own, since this one is offline.
 """
 
+import errno
 import io
 import json
 import os
@@ -373,6 +374,8 @@ def test_what_a_hub_answers_is_said_with_what_to_do(status, said):
         sentence = str(asking.unreachable("dataset", "a/b", error))
         assert said in sentence
         assert str(status) in sentence
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "make room" in str(asking.unreachable("dataset", "a/b", full))
 
 
 def test_a_full_disk_is_said_before_anything_is_fetched(monkeypatch, tmp_path):

@@ -127,7 +127,7 @@ def _possible(strategy: Strategy, budgets: list[int], model: Mapping[str, Any]) 
     if not reached:
         raise refused[0]
     for refusal in refused:
-        log.warning("left out: %s", refusal)
+        log.info("left out: %s", refusal)
     return reached
 
 
@@ -255,7 +255,7 @@ def identify(run: Run, fetch: bool = True) -> Run:
     needed = ask(run)
     if fetch:
         for line in lacking_words(run.config):
-            log.warning("%s", line)
+            log.info("%s", line)
         check_room(needed.parts)
     places = {
         setting: snapshot(needed.checkpoints[setting], fetch)

@@ -268,6 +268,9 @@ class _Work:
             looks = held
             if looks:
                 time.sleep(WAIT_SECONDS)
+        for row in rows:
+            if row.status != "done":
+                log.error("%s: the first images fail: %s", row.benchmark_label, row.error)
         assert self.first_look is not None
         found = self.first_look([row for row in rows if row.status == "done"])
         if not found:
