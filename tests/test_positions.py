@@ -11,9 +11,10 @@ from synthetic_rows import row
 
 from agilepruner.errors import UserError
 from agilepruner.report import positions, published
+from agilepruner.report.estimates import DOUBT
 from agilepruner.report.lines import build_tables
 from agilepruner.report.sheets import main_sheet, render_text
-from agilepruner.report.statistics import DOUBT, analyse
+from agilepruner.report.statistics import analyse
 from agilepruner.report.table import differences_csv
 from agilepruner.runner import identity
 from agilepruner.runner.plan import cell_identity
