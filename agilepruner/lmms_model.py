@@ -107,6 +107,8 @@ class Pruned(lmms):
         words += [f"model.load.path='{pretrained}'"] if pretrained else []
         if device is not None and not device.startswith("cuda"):
             words.append(f"model.load.device={device}")
+        if not str(batch_size).isdecimal():
+            log.warning("agilepruner finds no batch size by itself: batch_size=%s is 1", batch_size)
         words.append(f"batch_size={batch_size if str(batch_size).isdecimal() else 1}")
         words += [f"{key}={value}" for key, value in settings.items()]
         planned = plan(composed(words))
@@ -216,12 +218,14 @@ def _model_of(pretrained: str | None) -> str:
     known = {}
     for path in sorted((CONFIGS / "model").glob("*.yaml")):
         load: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        known[str(load["load"]["path"])] = path.stem
+        if "${" not in (checkpoint := str(load["load"]["path"])):  # else a folder of this project
+            known[checkpoint] = path.stem
+    models = ", ".join(sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")))
     if pretrained in known:
         return known[pretrained]
     if pretrained is None:
-        raise UserError(f"Say which model: model=..., one of {', '.join(sorted(known.values()))}.")
+        raise UserError(f"Say which model: model=..., one of {models}.")
     raise UserError(
         f"{unknown('checkpoint', pretrained, known)} For another checkpoint of a known family add "
-        f"model=..., one of {', '.join(sorted(known.values()))}."
+        f"model=..., one of {models}."
     )

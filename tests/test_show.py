@@ -86,6 +86,14 @@ def test_a_terminal_without_blocks_gets_plain_characters(finished, monkeypatch):
     assert "# both kept" in said
 
 
+def test_answers_to_data_that_is_gone_are_shown_without_questions(finished, monkeypatch, capsys):
+    monkeypatch.setattr("agilepruner.documents.OnDisk.looks", lambda *_: iter(()))
+    show.run(["one", "benchmark=mme", "doc=1", f"results={finished}"])
+    said = capsys.readouterr().out
+    assert "not on this machine" in said
+    assert "FasterVLM @ 16" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

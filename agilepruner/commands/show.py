@@ -67,6 +67,7 @@ def _unit(
     """First document of the unit that a document is scored with; question -> references of it."""
     from agilepruner.documents import OnDisk
     from agilepruner.errors import UserError
+    from agilepruner.report.frames import entries_of
 
     firsts = sorted({d for row in rows for d in row.documents or range(row.n)})
     if doc is None or not doc.isdecimal():
@@ -77,6 +78,8 @@ def _unit(
         found = {q: references for index, q, references in look.asked if index == number}
         if found:
             return first, found
+    if number not in firsts and number in entries_of(rows[0], directory):
+        return before[-1], {}  # answered, of a data set that is not here
     if number not in firsts:
         some = ", ".join(map(str, firsts[:8])) + (", ..." if len(firsts) > 8 else "")
         raise UserError(
