@@ -251,6 +251,11 @@ def test_every_view_draws_and_gives_its_csv(view):
     lines = download.value.path().read_text().splitlines()
     assert len(lines) == 8
     assert lines[0].startswith("strategy,budget,right,lost,won,only right,only wrong,document ")
+    view.locator(".strip svg").nth(1).focus()
+    for key in ("ArrowRight", "ArrowRight", "Enter"):
+        view.keyboard.press(key)
+    assert "doc=gqa." in view.url
+    view.go_back()
     view.locator(".lists a").first.click()
     assert view.locator("#detail").is_visible()
 

@@ -80,17 +80,26 @@ function mapView() {
       const box = event.currentTarget.getBoundingClientRect();
       return Math.max(0, Math.min(count - 1, Math.floor((event.clientX - box.left) / box.width * count)));
     };
+    const tell = (event, i) => {
+      const [document_, size] = grid.stripes[i];
+      say(event, `${lineName(line)}: ${row.stripes[i]} % of `
+        + (size > 1 ? `${size} units, document ${document_} and like it` : `document ${document_}`));
+    };
+    let place = 0;  // of the keyboard
+    const press = (event) => {
+      const step = {ArrowLeft: -1, ArrowRight: 1}[event.key];
+      if (event.key === "Enter") open(grid, grid.stripes[place][0], line);
+      else if (step) tell(event, place = Math.max(0, Math.min(count - 1, place + step)));
+      if (step) event.preventDefault();
+    };
     return node("tr", {}, node("th", {scope: "row"}, icon(line), ` ${lineName(line)}`),
       node("td", {}, fixed(row.right, 1)),
       [row.lost, row.gained, row.only, row.alone].map((count) => node("td", {}, String(count ?? "–"))), node("td", {class: "strip"},
         node("svg", {viewBox: `0 0 ${count} 1`, preserveAspectRatio: "none", role: "img",
           "aria-label": `${lineName(line)}: right on ${fixed(row.right, 1)} % of ${grid.units} units`,
+          tabindex: 0, onkeydown: press, onblur: hush,
           onclick: (event) => open(grid, grid.stripes[at(event)][0], line),
-          onpointermove: (event) => {
-            const [document_, size] = grid.stripes[at(event)];
-            say(event, `${lineName(line)}: ${row.stripes[at(event)]} % of `
-              + (size > 1 ? `${size} units, document ${document_} and like it` : `document ${document_}`));
-          }, onpointerleave: hush},
+          onpointermove: (event) => tell(event, at(event)), onpointerleave: hush},
         paths.map((d, i) => d ? node("path", {d, fill: `var(--level${i})`}) : null))));
   }));
   const head = node("tr", {}, ["Strategy", "right, %", "lost", "won", "only it right", "only it wrong",
@@ -102,7 +111,8 @@ function mapView() {
       all.map((one) => [one.benchmark, `${one.label} (${one.units})`]))),
     section(`${grid.label}: documents × strategies`, `${grid.units} units, in the order of how many `
       + "of the table's lines are right (half the marks or more); lost and won against vanilla. A stripe is "
-      + (count < grid.units ? `about ${Math.round(grid.units / count)} neighbouring units.` : "one unit."),
+      + (count < grid.units ? `about ${Math.round(grid.units / count)} neighbouring units` : "one unit")
+      + "; press it for its document (keys: ← → and Enter).",
     csv(`map-${grid.benchmark}`, ["strategy", "budget", "right", "lost", "won", "only right", "only wrong",
       ...grid.stripes.map(([document_]) => `document ${document_}`)], rows),
     node("div", {class: "key", "aria-label": "Right, share of a stripe"}, LEVELS.map((text, i) =>
@@ -139,7 +149,8 @@ const sampled = (benchmark, document_) => Boolean(DATA.documents?.items.some((it
   item.table === tableNumber() && item.benchmark === benchmark && item.document === document_));
 function open(grid, document_, line) {
   const there = way(grid.benchmark, document_, line.vanilla ? {} : {b: line.key});
-  if (there) location.href = there;
+  if (there.startsWith("#")) show(there);
+  else if (there) location.href = there;
 }
 
 /* Analyses and claims, as they lie beside the page */
