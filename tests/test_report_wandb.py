@@ -187,7 +187,15 @@ class Broken:
 @pytest.mark.parametrize(("part", "exits"), [("init", []), ("log", [1]), ("finish", [0])])
 def test_a_run_that_fails_is_ended_as_failed(part, exits):
     broken = Broken(part, SystemExit(3))
-    run = {"group": "g", "id": "i", "directory": "d", "start": {}, "numbers": {}, "tables": {}}
+    run = {
+        "group": "g",
+        "id": "i",
+        "directory": "d",
+        "start": {},
+        "numbers": {},
+        "tables": {},
+        "curves": {},
+    }
     with pytest.raises(SystemExit):
         wandb_push.push(broken, {**run, "page": None, "files": []}, "p", "offline")
     assert broken.exits == exits
@@ -248,7 +256,7 @@ def test_without_wandb_the_fix_is_named(monkeypatch):
 
 
 def test_a_table_is_a_run_with_averages_flips_and_the_reports_files(tmp_path):
-    rows = made.rows(("divprune",), (64,), ("pope", "mme"))
+    rows = made.rows(("divprune",), (64, 32), ("pope", "chair"))
     (tmp_path / "cells.csv").write_text("a,b\n1,2\n")
     (tmp_path / "dashboard.html").write_text("<p>page</p>")
     table = build_tables(rows)[0]
@@ -263,6 +271,9 @@ def test_a_table_is_a_run_with_averages_flips_and_the_reports_files(tmp_path):
     (flips,) = history["flips/nrows"]
     assert flips == len(flips_of(table)) <= MOST_FLIPS
     assert history["page/_type"] == ["html-file"]
+    points = [len(line.rows) for line in table.lines if line is not table.vanilla]
+    for title in ("percent_of_vanilla_by_budget", "hallucination_against_recall"):
+        assert history[f"curves/{title}_table/nrows"] == [len(points)]
 
     artifacts = {
         record.artifact.name: {

@@ -147,6 +147,7 @@ def _of_table(table: Table, group: str, directory: Path, reader: Reader | None) 
         start,
         _named(averages),
         {"averages": (AVERAGES, averages), "flips": ([*FLIP, *SEEN], shown)},
+        _curves(table),
         page.read_text(encoding="utf-8") if page.is_file() else None,
         [str(path) for path in sorted(directory.glob("*.csv"))],
     )
@@ -159,6 +160,37 @@ def _averages(table: Table) -> list[list[Any]]:
         cell = table.average(line)
         found.append([line.strategy, line.label, line.budget, cell.value, cell.spread])
     return found
+
+
+def _curves(table: Table) -> dict[str, tuple[str, dict[str, list[tuple[float, float]]]]]:
+    """Title -> what x is; strategy -> points in the order of x. Vanilla is at 100 percent."""
+    axes = {
+        "percent of vanilla by budget": "budget",
+        "percent of vanilla against FLOPs": "FLOPs",
+        "hallucination against recall": "recall (CHAIR), percent",
+    }
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {title: {} for title in axes}
+    budget, cost, recall = found.values()
+    for line in table.lines:
+        if line is table.vanilla:
+            continue
+        rows = [same[0] for same in line.rows.values()]
+        average = table.average(line).value
+        totals = [row.flops["total"] for row in rows if "total" in row.flops]
+        if average is not None:
+            budget.setdefault(line.label, []).append((line.budget, average))
+        if average is not None and totals:
+            cost.setdefault(line.label, []).append((sum(totals) / len(totals), average))
+        for row in rows:
+            said = {column.log: column.value(row) for column in columns_of(row)}
+            x, y = said.get("hallucination/recall"), said.get("hallucination/chair_s")
+            if x is not None and y is not None:
+                recall.setdefault(line.label, []).append((x, y))
+    return {
+        title: (axes[title], {label: sorted(points) for label, points in lines.items()})
+        for title, lines in found.items()
+        if lines
+    }
 
 
 def _named(averages: list[list[Any]]) -> dict[str, float]:

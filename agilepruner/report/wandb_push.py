@@ -75,11 +75,15 @@ def push(wandb: Any, run: Mapping[str, Any], project: str, mode: str) -> None:
 
 
 def _media(wandb: Any, run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The numbers, tables and page of a run as W&B takes them."""
+    """The numbers, tables, curves and page of a run as W&B takes them."""
     values = dict(run["numbers"])
     for name, (columns, lines) in run["tables"].items():
         data = [[_cell(wandb, cell, folder) for cell in line] for line in lines]
         values[name] = wandb.Table(columns=columns, data=data)
+    for title, (across, lines) in run["curves"].items():
+        xs, ys = ([[point[i] for point in points] for points in lines.values()] for i in (0, 1))
+        name = "curves/" + title.replace(" ", "_")
+        values[name] = wandb.plot.line_series(xs, ys, list(lines), title, across)
     if run["page"] is not None:
         values["page"] = wandb.Html(run["page"], inject=False)
     return values

@@ -54,6 +54,7 @@ class Run:
         start: what ``wandb.init`` gets besides what all runs have.
         numbers: one history step.
         tables: name -> columns and lines; a picture is an encoded JPEG.
+        curves: title -> name of x; line -> its points (x, y).
         page: HTML. files: paths of what goes along as an artifact.
     """
 
@@ -63,6 +64,9 @@ class Run:
     start: dict[str, Any]
     numbers: dict[str, float]
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
+    curves: dict[str, tuple[str, dict[str, list[tuple[float, float]]]]] = field(
+        default_factory=dict
+    )
     page: str | None = None
     files: list[str] = field(default_factory=list)
 
