@@ -11,6 +11,7 @@ drawn by the seed), and prints the line for configs/model/<name>.yaml; +write=tr
 with where it is from. The paper took LLaVA's training set; another source than the release says 95.
 """
 
+import logging
 import random
 import re
 import sys
@@ -28,6 +29,8 @@ from agilepruner.runner.plan import identify, plan
 from agilepruner.runner.run import load_model
 from agilepruner.runner.work import chunks
 
+log = logging.getLogger(__name__)
+
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
 def main(config: DictConfig) -> None:
@@ -40,7 +43,7 @@ def main(config: DictConfig) -> None:
     if directory:
         images, source_words = (
             images_in(Path(directory), count, seed),
-            f"images of {Path(directory).resolve().name} (seed {seed})",
+            f"images of the directory {Path(directory).resolve().name} (seed {seed})",
         )
     elif config.suite.name == "embedded":
         source_words = f"scenes of seed {seed}"
@@ -75,17 +78,27 @@ def main(config: DictConfig) -> None:
 
 
 def images_in(directory: Path, count: int, seed: int) -> list[Image.Image]:
-    """``count`` images in and below a directory, drawn by a seed.
+    """``count`` images in and below a directory, drawn by a seed; what is no image is said.
 
     Raises:
-        UserError: there is none.
+        UserError: there are fewer than two that can be read.
     """
     known = set(Image.registered_extensions())
     paths = sorted(path for path in directory.rglob("*") if path.suffix.lower() in known)
-    if not paths:
-        raise UserError(f"{directory} holds no images. Give a directory of image files.")
-    chosen = random.Random(seed).sample(paths, min(count, len(paths)))
-    return [Image.open(path).convert("RGB") for path in sorted(chosen)]
+    found: list[Image.Image] = []
+    for path in random.Random(seed).sample(paths, len(paths)):
+        if len(found) == count:
+            break
+        try:
+            found.append(Image.open(path).convert("RGB"))
+        except (OSError, Image.DecompressionBombError) as error:
+            log.warning("left out: %s (%s)", path, error)
+    if len(found) < 2:
+        raise UserError(
+            f"{directory} holds {len(found)} images that can be read, of {len(paths)} files that "
+            "are named like one. Give a directory of image files."
+        )
+    return found
 
 
 def written(config: Path, line: str) -> None:

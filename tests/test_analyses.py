@@ -36,6 +36,7 @@ from agilepruner.report.sheets import Sheet
 from agilepruner.runner.kept import recorded
 from agilepruner.runner.plan import identify
 from agilepruner.strategies.base import Selection, VisualTokens
+from scripts.calibrate_erank import images_in
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (CONFIGS / "analysis").glob("*.yaml") if path.stem != "none")
@@ -340,3 +341,13 @@ def test_images_at_the_extremes_are_drawn(tmp_path, loaded_once):
     assert shown[0].images[0].get_array().std() > 0
     without = analyse(function, rows, run.directory)  # of data that is not here: frames
     assert not without.figure.subfigs[1].axes[0].images
+
+
+def test_a_file_that_is_no_image_is_left_out_of_a_calibration(tmp_path):
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert len(images_in(tmp_path, 5, seed=0)) == 2
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match="1 images that can be read, of 2 files"):
+        images_in(tmp_path, 5, seed=0)
