@@ -120,9 +120,7 @@ def test_thirds_are_of_images_by_their_complexity():
         split(frame[frame["erank_input"] < 8], "erank_input")
 
 
-@pytest.mark.parametrize(
-    ("effect", "answer"), [(0.5, "yes"), (-0.5, "the opposite"), (0, "cannot")]
-)
+@pytest.mark.parametrize(("effect", "answer"), [(0.5, "higher"), (-0.5, "lower"), (0, "cannot")])
 def test_the_interaction_is_seen_where_it_is(effect, answer):
     notes = simple_and_complex(*scored(effect)).sheet.notes
     (by_erank,) = [note for note in notes if note.startswith("Here, at 64 tokens by erank")]

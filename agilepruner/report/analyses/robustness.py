@@ -57,7 +57,7 @@ def robustness(cells: pd.DataFrame, documents: pd.DataFrame, images: pd.DataFram
     said = printed("robustness")
     published = [
         [
-            f"{one.what}{'' if pd.isna(one.parameter) else f', {one.parameter:g}'}",
+            f"{one.what}{'' if pd.isna(one.parameter) else f', severity {one.parameter:g}'}",
             *(f"{one.value:.2f}", "", "", ""),
         ]
         for one in said[said["metric"] == "deviation"].itertuples()
