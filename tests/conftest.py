@@ -23,11 +23,14 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """One seed for `chance`, for unseeded generators and for hypothesis.
+    """A plain environment; one seed for `chance`, for unseeded generators and for hypothesis.
 
     Hypothesis tries the same examples at every run, so that a failure is the change's; with --seed
     it looks for others.
     """
+    for name in list(os.environ):  # what a machine is set up for is not what is tested
+        if name.startswith(("WANDB_", "HYDRA_")) or name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            del os.environ[name]
     option, worker = config.option, getattr(config, "workerinput", {})
     option.seed_given = option.seed is not None or worker.get("seed_given", False)
     if option.seed is None:

@@ -111,7 +111,8 @@ def server(monkeypatch, tmp_path_factory):
             monkeypatch.setenv(name, str(tmp_path_factory.mktemp("wandb")))
         monkeypatch.setenv("WANDB_BASE_URL", standin.url)
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-        monkeypatch.delenv("WANDB_MODE", raising=False)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1")
         return standin
 
     return start
