@@ -100,10 +100,12 @@ const SHAPES = {
 };
 const OPEN = ["cross", "plus"];
 function marker(line, x, y, r = 4) {
+  const open = OPEN.includes(line.marker);
+  // Light colours on white, dark ones on black: an edge towards the ink tells them from the paper.
+  const edge = `color-mix(in srgb, ${line.colour} 55%, var(--ink))`;
   return node("path", {
-    d: SHAPES[line.marker](r), transform: `translate(${x},${y})`,
-    fill: OPEN.includes(line.marker) ? "none" : line.colour,
-    stroke: line.colour, "stroke-width": OPEN.includes(line.marker) ? 2 : 1,
+    d: SHAPES[line.marker](r), transform: `translate(${x},${y})`, fill: open ? "none" : line.colour,
+    stroke: open ? line.colour : edge, "stroke-width": open ? 2 : 1,
   });
 }
 function icon(line) {
