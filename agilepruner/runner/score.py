@@ -99,7 +99,7 @@ def score_cell(
         config: the composed config.
         cell: whose row.
         benchmark: its loaded documents.
-        journal: refreshed.
+        journal: refreshed; its entries are dropped as soon as they are not needed.
         folder: where metrics may leave files.
     """
     started = time.perf_counter()
@@ -122,8 +122,12 @@ def score_cell(
         documents = [entries[d.index] for d in benchmark.documents]
         architecture = architecture_of(facts["architecture"])
         audit(cell, documents, facts, architecture.layers)
-        scored = _scored(config, cell, benchmark, entries, folder)
         measured = measures(documents, cell, facts, architecture)
+        notes, empty = _notes(documents), sum(not entry.answer for entry in documents)
+        answers = {doc: entry.answer or "" for doc, entry in entries.items()}
+        del documents
+        entries.clear()  # 0.4 GB for 214,354 documents, while what follows takes as much
+        scored = _scored(config, cell, benchmark, answers, folder)
     except Exception as error:  # this cell only: the others go on
         why = str(error).strip()
         if not isinstance(error, CellFailed | UserError):
@@ -131,8 +135,7 @@ def score_cell(
             log.debug("scoring failed", exc_info=True)
         return replace(row, status="failed", error=why, failures=len(failed))
     measured["seconds"]["score"] = round(time.perf_counter() - started, 4)
-    notes = [*scored.pop("notes"), *_notes(documents)]
-    empty = sum(not entry.answer for entry in documents)
+    notes = [*scored.pop("notes"), *notes]
     return replace(row, **scored, **measured, notes=notes, empty_answers=empty)
 
 
@@ -163,7 +166,7 @@ def _scored(
     config: Mapping[str, Any],
     cell: Cell,
     benchmark: Any,
-    entries: Mapping[int, Entry],
+    answers: Mapping[int, str],
     folder: Path,
 ) -> dict[str, Any]:
     """The fields of a row that the benchmark's own scoring gives."""
@@ -171,7 +174,6 @@ def _scored(
     from evals.sources import kinds
 
     kind = kinds(config["suite"], cell.benchmark)
-    answers = {doc: entry.answer or "" for doc, entry in entries.items()}
     scores = score(benchmark, answers, folder)
     documents = [unit[0] for unit in scores.documents]
     return {

@@ -6,6 +6,7 @@ started them, however that ends, and leave the cores to it.
 """
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -165,6 +166,7 @@ def _work(
     with contextlib.suppress(OSError):
         os.nice(NICE)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    gc.disable()  # millions of records and no cycles: a fifth of the time, and of the memory more
     shared = pickle.loads(data)
     for number, item in part:
         try:
