@@ -47,6 +47,7 @@ def measured(run: Any, measure: Measure) -> list[dict[str, Any]]:
         UserError: documents or model cannot be had.
     """
     from agilepruner.runner.run import documents_of, load_model
+    from agilepruner.runner.work import cause
 
     started = time.perf_counter()
     adapter = load_model(run.config["model"])
@@ -61,7 +62,7 @@ def measured(run: Any, measure: Measure) -> list[dict[str, Any]]:
                 image, _ = benchmark.image(document)
                 found.append({**about, **measure(adapter, image, document.question)})
             except Exception as error:  # whatever is wrong with it, the others are measured
-                problem = f"{type(error).__name__}: {error}".partition("\n")[0]
+                problem = cause(error)
                 log.warning("%s, document %d: %s", name, document.index, problem)
                 log.debug("not measured", exc_info=True)
                 found.append({**about, "problem": problem})
