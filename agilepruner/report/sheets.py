@@ -347,10 +347,10 @@ def difference_sheet(table: Table, analysis: Analysis) -> Sheet | None:
     notes = [
         "Differences of the printed numbers (each benchmark's own aggregate), paired by document; "
         f"95 % intervals by leaving out images, not corrected.{chosen}",
-        f"better, worse: not chance at 5 %, corrected for {len(averages)} Averages (and "
-        f"{len(analysis.differences) - len(averages)} columns) by Holm's method. equivalent: else, "
-        f"and within ±{margins.average:g} points of the Average (±{margins.benchmark:g} % of a "
-        "benchmark's scale), corrected too. cannot tell: neither.",
+        f"better, worse: not chance at 5 %, corrected for {_many(len(averages), 'Average')} (and "
+        f"{_many(len(analysis.differences) - len(averages), 'column')}) by Holm's method. "
+        f"equivalent: else, and within ±{margins.average:g} points of the Average "
+        f"(±{margins.benchmark:g} % of a benchmark's scale), corrected too. cannot tell: neither.",
         "could show: the smallest true difference of the Average that this n shows 4 times in 5 "
         "after that correction. Per column: differences.csv.",
     ]
@@ -360,6 +360,10 @@ def difference_sheet(table: Table, analysis: Analysis) -> Sheet | None:
         )
     name = "the best of this table" if analysis.reference == BEST else "the reference"
     return Sheet(f"{table.name}: differences to {name} per budget", head, sections, notes)
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _column_differences(table: Table, analysis: Analysis) -> Sheet | None:
