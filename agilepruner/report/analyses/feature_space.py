@@ -86,7 +86,7 @@ def _compared(
         )
     known = data.dropna(subset=["published"])
     if not same_model or known.empty:
-        yield no_comparison(f"the published values are {PUBLISHED_OF}'s, and say which space it is")
+        yield no_comparison(f"the published values are those of {PUBLISHED_OF}")
         return
     misses = 100 * (known["erank"] / known["published"] - 1)
     by_space = misses.abs().groupby(known["space"]).mean().sort_values()
