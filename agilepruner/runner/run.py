@@ -21,6 +21,7 @@ from hydra.utils import get_method
 
 from agilepruner.errors import UserError
 from agilepruner.memory import give_back_freed_memory, keep_freed_memory
+from agilepruner.ranks import first
 from agilepruner.runner import identity
 from agilepruner.runner.answer import DEFAULT_NEW_TOKENS, Answering, Settings, Share
 from agilepruner.runner.attention import FOLDER as ATTENTION
@@ -269,7 +270,7 @@ class _Work:
             if looks:
                 time.sleep(WAIT_SECONDS)
         for row in rows:
-            if row.status != "done":
+            if row.status != "done" and first():
                 log.error("%s: the first images fail: %s", row.benchmark_label, row.error)
         assert self.first_look is not None
         found = self.first_look([row for row in rows if row.status == "done"])
@@ -281,7 +282,8 @@ class _Work:
                 f"{said} Check weights, protocol and preprocessing, or go on with anchor=warn; "
                 "what was answered is kept."
             )
-        log.warning("%s", said)
+        if first():  # all processes find the same
+            log.warning("%s", said)
 
     def _first_window(self, part: _Part) -> bool:
         """Answer the first window of a benchmark; False: another process is at it."""
