@@ -27,6 +27,8 @@ def run(words: list[str]) -> int:
     directory = runs[0].parent / title
     logged = log_results(found.rows, sink, directory, OnDisk(runs), homes)
     show(f"{logged.cells} cells and {logged.tables} tables were new to W&B ({logged.mode})")
+    if logged.mode == "offline":
+        show("Written to disk: `wandb login`, then the same command sends them.")
     if logged.failed:
         raise NotFinished(f"W&B: {logged.failed}")
     return 0
