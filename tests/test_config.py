@@ -136,7 +136,7 @@ def test_a_strategy_inside_a_strategy_is_checked_where_it_stands():
         "strategy.bat_erank.inner._target_=agilepruner.strategies.attention.fastervlm.FasterVLM",
         "~strategy.bat_erank.inner.matched",
     )
-    with pytest.raises(UserError, match=r"low=0\.9 is greater than high=0\.1"):
+    with pytest.raises(UserError, match=r"low=0\.9 is more than high=0\.1"):
         ErankShare(VisPruner(), low=0.9, high=0.1)
 
 
@@ -396,7 +396,7 @@ def test_conform_is_strict_about_types():
         (["name='a"], "a quote without its partner"),
         (["budget=[32,]"], "an empty item"),
         (["budget={a:1}"], "another shape"),
-        (["budget"], "write key=value"),
+        (["budget"], "written key=value"),
         (["=3"], "write key=value"),
         (["strategy=divprune", "strategy.fastv.depth=1"], "add strategy=[fastv]"),
         (["strategy.fasttv.depth=1"], "Did you mean 'fastv'?"),
