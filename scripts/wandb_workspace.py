@@ -3,8 +3,9 @@
     pip install 'agilepruner[wandb]'
     python scripts/wandb_workspace.py ENTITY PROJECT
 
-It reads nothing: panels name what ``logger=wandb`` and ``agilepruner wandb-sync`` log. Every cell
-is a run, so a curve over budgets is a scatter of runs; colour them by ``strategy`` in the page.
+It reads nothing: panels name what ``logger=wandb`` and ``agilepruner wandb-sync`` log. The curves
+and the page are those of the runs of tables. Scatters show the runs of cells; colour them by
+``strategy`` in the page.
 """
 
 import argparse
@@ -13,6 +14,9 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from agilepruner.report.wandb import CURVES
+
+LINES = "wandb/lineseries/v0"  # W&B's own chart, as wandb.plot.line_series fills it
 RELATIVE = "relative_to_vanilla_percent"
 COSTS = {"flops/total": "all FLOPs", "flops/prefill": "prefill FLOPs"}
 HALLUCINATION = {
@@ -55,11 +59,23 @@ def sections() -> dict[str, list[Any]]:
         for key, said in CHANGES.items()
     ]
     return {
+        "Tables": [*map(_lines, CURVES), wr.MediaBrowser(title="The page", media_keys=["page"])],
         "Accuracy by budget": [curve],
         "Accuracy against cost": costs,
         "Hallucination against recall": hallucination,
         "Answers that change": changed,
     }
+
+
+def _lines(name: str) -> wr.CustomChart:
+    """Curves of tables, a line per strategy."""
+    title, across = CURVES[name]
+    return wr.CustomChart(
+        query={"summaryTable": {"tableKey": f"{name}_table"}},
+        chart_name=LINES,
+        chart_fields={"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
+        chart_strings={"title": title, "xname": across},
+    )
 
 
 def workspace(entity: str, project: str) -> ws.Workspace:

@@ -25,7 +25,7 @@ from agilepruner.report.dashboard.documents import Look, Reader, Said
 from agilepruner.report.flips import Flips, cell_numbers
 from agilepruner.report.frames import kept_in
 from agilepruner.report.lines import Table, build_tables, columns_of
-from agilepruner.report.wandb_send import Run, send
+from agilepruner.report.wandb_send import Curve, Run, send
 from agilepruner.runner.journal import Entry
 from agilepruner.runner.kept import boxes_of, details_of
 from agilepruner.runner.rows import Row
@@ -37,6 +37,11 @@ MOST_FLIPS = 200  # in a table's run
 FLIP = ["strategy", "budget", "benchmark", "document", "change"]
 SEEN = ["question", "references", "answer", "vanilla_answer", "image", "kept"]
 AVERAGES = ["strategy", "label", "budget", "average", "spread"]
+CURVES = {  # title and x of what a table's run draws, by the name it is logged as
+    "curves/percent_of_vanilla_by_budget": ("percent of vanilla by budget", "budget"),
+    "curves/percent_of_vanilla_against_FLOPs": ("percent of vanilla against FLOPs", "FLOPs"),
+    "curves/hallucination_against_recall": ("hallucination against recall", "recall, percent"),
+}
 QUALITY = 85  # of JPEG
 
 
@@ -162,14 +167,9 @@ def _averages(table: Table) -> list[list[Any]]:
     return found
 
 
-def _curves(table: Table) -> dict[str, tuple[str, dict[str, list[tuple[float, float]]]]]:
-    """Title -> what x is; strategy -> points in the order of x. Vanilla is at 100 percent."""
-    axes = {
-        "percent of vanilla by budget": "budget",
-        "percent of vanilla against FLOPs": "FLOPs",
-        "hallucination against recall": "recall (CHAIR), percent",
-    }
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {title: {} for title in axes}
+def _curves(table: Table) -> dict[str, Curve]:
+    """The curves of a table: a line per strategy. Vanilla is at 100 percent."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in CURVES}
     budget, cost, recall = found.values()
     for line in table.lines:
         if line is table.vanilla:
@@ -187,8 +187,8 @@ def _curves(table: Table) -> dict[str, tuple[str, dict[str, list[tuple[float, fl
             if x is not None and y is not None:
                 recall.setdefault(line.label, []).append((x, y))
     return {
-        title: (axes[title], {label: sorted(points) for label, points in lines.items()})
-        for title, lines in found.items()
+        name: (*CURVES[name], {label: sorted(points) for label, points in lines.items()})
+        for name, lines in found.items()
         if lines
     }
 

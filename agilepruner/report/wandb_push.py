@@ -80,9 +80,8 @@ def _media(wandb: Any, run: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name, (columns, lines) in run["tables"].items():
         data = [[_cell(wandb, cell, folder) for cell in line] for line in lines]
         values[name] = wandb.Table(columns=columns, data=data)
-    for title, (across, lines) in run["curves"].items():
+    for name, (title, across, lines) in run["curves"].items():
         xs, ys = ([[point[i] for point in points] for points in lines.values()] for i in (0, 1))
-        name = "curves/" + title.replace(" ", "_")
         values[name] = wandb.plot.line_series(xs, ys, list(lines), title, across)
     if run["page"] is not None:
         values["page"] = wandb.Html(run["page"], inject=False)

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 180  # seconds that one run may take
 
+# Its title, what x is, and by line the points (x, y) in the order of x.
+Curve = tuple[str, str, dict[str, list[tuple[float, float]]]]
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -54,7 +57,7 @@ class Run:
         start: what ``wandb.init`` gets besides what all runs have.
         numbers: one history step.
         tables: name -> columns and lines; a picture is an encoded JPEG.
-        curves: title -> name of x; line -> its points (x, y).
+        curves: name -> what it shows.
         page: HTML. files: paths of what goes along as an artifact.
     """
 
@@ -64,9 +67,7 @@ class Run:
     start: dict[str, Any]
     numbers: dict[str, float]
     tables: dict[str, tuple[list[str], list[list[Any]]]] = field(default_factory=dict)
-    curves: dict[str, tuple[str, dict[str, list[tuple[float, float]]]]] = field(
-        default_factory=dict
-    )
+    curves: dict[str, Curve] = field(default_factory=dict)
     page: str | None = None
     files: list[str] = field(default_factory=list)
 
