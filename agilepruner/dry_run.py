@@ -175,7 +175,7 @@ def costs(run: Run, size: Size) -> list[Cost]:
         new = run.config["benchmark"][cell.benchmark].get("new_tokens", ANSWER_TOKENS)
         chosen = selection_flops(cell.strategy, size.arch, cell.budget // tiles, tiles)
         rows, columns = (side // size.arch.merge for side in size.arch.grid)
-        grid = cell.strategy.grid((rows, columns), cell.budget)
+        grid = cell.strategy.grid((rows, columns), cell.budget // tiles)
         arch = size.arch.at_grid(*(side * size.arch.merge for side in grid))
         parts = document_flops(arch, layers, TEXT_TOKENS, new, tiles, chosen)
         memory = size.memory(

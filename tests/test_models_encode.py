@@ -212,7 +212,9 @@ def test_next_orders_are_the_official_ones(name, size):
     native = tiny.adapter("next_native")
     shape = get_anyres_image_grid_shape(torch.tensor(size), tiny.PINPOINTS, 336)
     tiles = 1 + shape[0] * shape[1]
-    assert torch.equal(native.order(tiles, torch.tensor(size)), ORDERS[f"llava/{name}/ids"])
+    assert torch.equal(
+        native.order(tiles, torch.tensor(size), native.grid), ORDERS[f"llava/{name}/ids"]
+    )
     keep = ORDERS["tile_mask"][:tiles].flatten().bool()
     order = mosaic(shape, (24, 24))
     assert torch.equal(order[keep[order]], ORDERS[f"vispruner/{name}/ids"])

@@ -6,15 +6,17 @@ import tiny_models as tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import composed, planned
+from plans import composed
+from torch.nn.functional import interpolate
 from transformers import Qwen2VLImageProcessorPil
 
 from agilepruner import flops
 from agilepruner.cli import CONFIGS
-from agilepruner.errors import UserError
 from agilepruner.models.llava import LlavaAdapter
+from agilepruner.models.llava_next import unpadded
 from agilepruner.report.frames import entries_of
 from agilepruner.runner.stored import rows_in
+from agilepruner.strategies.base import keep_all
 from agilepruner.strategies.baseline.resize import Resize
 
 suite = runs.suite
@@ -69,16 +71,18 @@ def test_qwens_tower_sees_a_smaller_image():
     assert tokens.grid == (6, 6)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("llava_1_5_7b", "llava"), ("qwen2_5_vl_7b", "qwen")])
-def test_a_run_encodes_once_more_and_counts_what_the_smaller_tower_costs(
-    name, kind, suite, tmp_path
-):
-    _, _, budget, *_ = runs.MODELS[name]
+@pytest.mark.parametrize("name", runs.MODELS)
+def test_a_run_encodes_once_more_and_counts_what_the_smaller_tower_costs(name, suite, tmp_path):
+    kind, _, budget, _, tiles = runs.MODELS[name]
     vanilla, resized = runs.run(name, kind, budget, "paper", suite, tmp_path, "resize")
-    assert budget / 2 < resized.kept["min"] <= resized.kept["max"] <= budget
+    if kind == "smolvlm":  # text markers stay as well, and images of fewer tiles keep less
+        assert resized.kept["max"] == vanilla.kept["max"] - 5 * (16 - 4)
+    else:
+        assert budget / 2 <= resized.kept["min"] <= resized.kept["max"] <= budget
     assert resized.flops["vision"] < vanilla.flops["vision"] / 3
     assert resized.complexity["erank_input"] == vanilla.complexity["erank_input"]
-    assert resized.complexity["erank_kept"] < resized.complexity["erank_input"]
+    if tiles == 1:  # else the one is of all tiles together, the other the mean over tiles
+        assert resized.complexity["erank_kept"] < resized.complexity["erank_input"]
     if kind == "llava":
         arch = flops.Architecture.of(tiny.build(kind))
         assert resized.kept["mean"] == 25
@@ -114,18 +118,53 @@ def test_what_cannot_be_encoded_fails_its_own_cell(suite, tmp_path, monkeypatch)
     assert "encoding at 5 x 5 tokens failed: ValueError: no such grid" in rows["resize"].error
 
 
-def test_llava_next_is_refused_with_its_reason():
-    with pytest.raises(UserError, match=r"needs resolution, which .* does not have .*fewer tiles"):
-        planned("model=llava_next_7b", "strategy=resize", "budget=[320]")
+@pytest.mark.parametrize(
+    ("kind", "grid", "edge"),
+    [
+        ("next_paper", (11, 11), 154),
+        ("next_native", (11, 11), 154),
+        ("onevision", (2, 2), 28),
+        ("internvl", (3, 3), 84),
+        ("smolvlm", (2, 2), 56),
+    ],
+)
+@torch.inference_mode()
+def test_every_tile_is_made_smaller(kind, grid, edge):
+    """The cut and its order stay; a tile is its own picture, resized."""
+    model, images = tiny.adapter(kind), list(tiny.images())
+    assert "resolution" in model.provides
+    for whole, small, image in zip(
+        model.encode(images, frozenset()), model.encode_at(images, grid), images
+    ):
+        assert (small.grid, small.batch, small.count) == (grid, whole.batch, grid[0] * grid[1])
+        assert small.seeds == whole.seeds
+        assert model.layout(small, image) == model.layout(whole, image)
+        pixels = model.pixels(model.prepare(image))
+        smaller = interpolate(pixels.float(), (edge, edge), mode="bicubic", antialias=True)
+        assert torch.equal(small.projected, model.see(smaller, frozenset())["projected"])
+        visual = model.embed(small, keep_all(small))
+        assert not visual.pruned
+        assert len(visual) == model.offered(small)
+        order = getattr(small, "order", torch.arange(small.batch * small.count))
+        assert sorted(order[order >= 0].tolist()) == sorted(set(order[order >= 0].tolist()))
+
+
+def test_smaller_tiles_are_packed_as_transformers_packs_whole_ones():
+    model = tiny.adapter("next_native")
+    for width, height in [(336, 336), (700, 300), (300, 1000), (640, 480), (50, 900)]:
+        size = torch.tensor([height, width])
+        shape = model._shape(size)
+        expected = model.order(1 + shape[0] * shape[1], size, model.grid)
+        assert torch.equal(unpadded(shape, model.grid, size), expected)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "table").glob("*.yaml")))
 def test_tables_of_real_models_have_every_baseline(name):
-    """The resized image wherever the model can, and where boxes are not in its pixels."""
+    """The resized image as well, where boxes are not in its pixels."""
     config = composed(f"table={name}")
     if config.model.name == "demo" and name != "baselines":
         return
-    expected = {"random", "uniform", "pooling"}
-    if "resolution" in config.model.provides and name != "qwen2_5_vl_7b_grounding":
-        expected.add("resize")
+    expected = {"random", "uniform", "pooling", "resize"}
+    if name == "qwen2_5_vl_7b_grounding":
+        expected.remove("resize")
     assert expected <= set(config.strategy)

@@ -12,14 +12,14 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optim
 from agilepruner.errors import UserError
 from agilepruner.models.base import Layout, Visual
 from agilepruner.models.hugging_face import Prepared, load_checkpoint
-from agilepruner.models.llava import LlavaAdapter
+from agilepruner.models.tiled import Grid, TiledAdapter
 from agilepruner.models.tower import Tower
 from agilepruner.strategies.base import Selection, VisualTokens
 
 PLACEHOLDER = "<IMG_CONTEXT>"  # of the image, in prompts
 
 
-class InternVLAdapter(LlavaAdapter):
+class InternVLAdapter(TiledAdapter):
     """InternVL3 through transformers: the tiles of an image one after the other, no newlines.
 
     A visual token is the projector's output for a square of 2 x 2 patches (pixel shuffle). Its
@@ -31,8 +31,6 @@ class InternVLAdapter(LlavaAdapter):
     where there is more than one. A budget is shared equally by the tiles of the largest cut; an
     image of fewer tiles keeps fewer tokens.
     """
-
-    resizes = False  # its tiles are its resolutions
 
     def __init__(self, model: Any, *args: Any, **settings: Any) -> None:
         super().__init__(model, *args, **settings)
@@ -66,22 +64,11 @@ class InternVLAdapter(LlavaAdapter):
         side = round(1 / self.config.downsample_ratio)
         return Tower(attentions, vision.num_attention_heads, layer, cls=True, side=side)
 
-    def tile_budget(self, budget: int) -> int:
-        """An equal share for each tile of the largest cut, whatever cut the image has."""
-        return budget // self.most_tiles
+    def pixels(self, prepared: Prepared) -> Tensor:
+        return prepared.batch["pixel_values"]
 
-    def encode_prepared(
-        self, prepared: Sequence[Prepared], needs: frozenset[str]
-    ) -> list[VisualTokens]:
-        tiles = [each.batch["pixel_values"] for each in prepared]
-        captured = self.see(torch.cat(tiles), needs)
-        encoded = []
-        start = 0
-        for each, part in zip(prepared, tiles):
-            rows = slice(start, start := start + len(part))
-            fields = {name: value[rows] for name, value in captured.items()}
-            encoded.append(VisualTokens(self.grid, seeds=each.seeds(len(part)), **fields))
-        return encoded
+    def of_image(self, prepared: Prepared, grid: Grid, fields: dict[str, Any]) -> VisualTokens:
+        return VisualTokens(grid, **fields)
 
     def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
         """The tiles cut the image as it is stretched to their mosaic; the thumbnail is the last."""

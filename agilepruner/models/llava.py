@@ -34,17 +34,13 @@ class LlavaAdapter(HuggingFaceAdapter):
             for strategies that compare patches with the question; None: there are no such.
     """
 
-    resizes = True  # an image can be encoded at a smaller grid
-
     def __init__(
         self, model: Any, *args: Any, joint_space: str | None = None, **settings: Any
     ) -> None:
         super().__init__(model, *args, **settings)
         self.joint_space = JointSpace(joint_space, model.device) if joint_space else None
         self.tower = self.find_tower()
-        self.provides = self.tower.provides | {"projected", "seeds"}
-        if self.resizes:
-            self.provides = self.provides | {"resolution"}
+        self.provides = self.tower.provides | {"projected", "seeds", "resolution"}
         if self.joint_space:
             self.provides = self.provides | {"image_embeds", "text_embeds"}
         self.grid = self.find_grid()

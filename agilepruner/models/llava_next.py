@@ -1,18 +1,20 @@
 """LLaVA-NeXT (``LlavaNextForConditionalGeneration``): an overview tile and up to four more."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+from transformers.models.llava_next.modeling_llava_next import (
+    get_anyres_image_grid_shape,
+    unpad_image,
+)
 
 from agilepruner.errors import UserError
 from agilepruner.models.base import Layout, Visual, centred, stack
 from agilepruner.models.hugging_face import Prepared, load_checkpoint
-from agilepruner.models.llava import LlavaAdapter
+from agilepruner.models.tiled import Grid, TiledAdapter
 from agilepruner.strategies.base import Selection, VisualTokens
 
 PLACEHOLDER = "<image>"  # of the image, in prompts
@@ -37,7 +39,7 @@ class TiledTokens(VisualTokens):
         return stack([self])[image]
 
 
-class LlavaNextAdapter(LlavaAdapter):
+class LlavaNextAdapter(TiledAdapter):
     """LLaVA-NeXT through transformers, in one of two geometries.
 
     ``paper``: the line of work of the paper (VisPruner, CDPruner): the overview, then the other
@@ -55,8 +57,6 @@ class LlavaNextAdapter(LlavaAdapter):
         geometry: ``paper`` or ``native``.
     """
 
-    resizes = False  # its tiles are its resolutions
-
     def __init__(self, model: Any, *args: Any, geometry: str = "paper", **settings: Any) -> None:
         super().__init__(model, *args, **settings)
         if geometry not in GEOMETRIES:
@@ -72,10 +72,6 @@ class LlavaNextAdapter(LlavaAdapter):
         )
         self.environment["geometry"] = geometry
 
-    def tile_budget(self, budget: int) -> int:
-        """An equal share for each tile of the largest grid, whatever grid the image has."""
-        return budget // self.most_tiles
-
     def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
         """The mosaic is cut from the image as it is, padded around to the mosaic's shape."""
         assert isinstance(tokens, TiledTokens)
@@ -89,33 +85,21 @@ class LlavaNextAdapter(LlavaAdapter):
         assert isinstance(tokens, TiledTokens)
         return tokens.order.numel()
 
-    def encode_prepared(
-        self, prepared: Sequence[Prepared], needs: frozenset[str]
-    ) -> list[VisualTokens]:
-        # One by one: the processor pads several images to the same number of tiles.
-        pixels = [each.batch["pixel_values"][0] for each in prepared]
-        sizes = [each.batch["image_sizes"][0] for each in prepared]
-        captured = self.see(torch.cat(pixels), needs)
-        encoded: list[VisualTokens] = []
-        start = 0
-        for each, part, size in zip(prepared, pixels, sizes):
-            rows = slice(start, start := start + len(part))
-            encoded.append(
-                TiledTokens(
-                    self.grid,
-                    seeds=each.seeds(len(part)),
-                    order=self.order(len(part), size),
-                    mosaic=self._shape(size) if len(part) > 1 else None,
-                    **{name: value[rows] for name, value in captured.items()},
-                )
-            )
-        return encoded
+    def pixels(self, prepared: Prepared) -> Tensor:
+        return prepared.batch["pixel_values"][0]
 
-    def order(self, tiles: int, size: Tensor) -> Tensor:
+    def of_image(self, prepared: Prepared, grid: Grid, fields: dict[str, Any]) -> VisualTokens:
+        size, tiles = prepared.batch["image_sizes"][0], len(fields["projected"])
+        shape = self._shape(size) if tiles > 1 else None
+        return TiledTokens(grid, order=self.order(tiles, size, grid), mosaic=shape, **fields)
+
+    def order(self, tiles: int, size: Tensor, grid: Grid) -> Tensor:
         """The unpruned sequence of an image of ``size`` (height, width), see ``TiledTokens``."""
-        n = self.grid[0] * self.grid[1]
+        n = grid[0] * grid[1]
         if self.geometry == "paper":
-            return mosaic(self._shape(size), self.grid)
+            return mosaic(self._shape(size), grid)
+        if grid != self.grid:
+            return unpadded(self._shape(size), grid, size)
         # transformers' own packing, of token numbers instead of tokens: it cannot drift from it.
         numbers = torch.arange(tiles * n, dtype=torch.float64).view(tiles, n, 1)
         return self.pack(numbers, size)[:, 0].long()
@@ -166,6 +150,18 @@ def mosaic(shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     n = rows * columns
     tiles = torch.arange(n, n * (1 + down * across)).view(down, across, rows, columns)
     return torch.cat([torch.arange(n), tiles.transpose(1, 2).flatten()])
+
+
+def unpadded(shape: Grid, grid: Grid, size: Tensor) -> Tensor:
+    """As ``mosaic``, without padding and with a newline after each row: what transformers packs.
+
+    Its own packing knows one grid; this one is for smaller tiles.
+    """
+    n, raster = grid[0] * grid[1], mosaic(shape, grid)
+    whole = raster[n:].view(1, shape[0] * grid[0], shape[1] * grid[1])
+    seen = unpad_image(whole, size)[0]
+    rows = torch.cat([seen, torch.full((len(seen), 1), NEWLINE)], dim=1)
+    return torch.cat([raster[:n], rows.flatten()])
 
 
 def inverse(order: Tensor, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from agilepruner.models.hugging_face import (
     load_checkpoint,
 )
 from agilepruner.models.internvl import InternVLAdapter
+from agilepruner.models.tiled import Grid
 from agilepruner.models.tower import Tower
 from agilepruner.strategies.base import Selection, VisualTokens
 
@@ -61,7 +62,7 @@ class SmolVLMAdapter(InternVLAdapter):
     def __init__(self, model: Any, *args: Any, **settings: Any) -> None:
         super().__init__(model, *args, **settings)
         side = self._longest_cut()
-        self.full = len(self.order(side, side)) if side else len(self.order(0, 0))
+        self.full = len(self.order((side, side), self.grid))
 
     def _longest_cut(self) -> int:
         """Tiles along the longer side of an image; 0: images are not cut."""
@@ -92,14 +93,14 @@ class SmolVLMAdapter(InternVLAdapter):
     def project(self, features: Tensor) -> Tensor:
         return self.model.model.connector.modality_projection(features)
 
-    def order(self, rows: int, columns: int) -> Tensor:
+    def order(self, cut: tuple[int, int], grid: Grid) -> Tensor:
         """The unpruned sequence of an image of so many tiles, see ``MarkedTokens``."""
         marks = {
             name: getattr(self.tokenizer, attribute, default)
             for name, (attribute, default) in MARKERS.items()
         }
-        count = self.grid[0] * self.grid[1]
-        text = get_image_prompt_string(rows, columns, count, image_token=PLACEHOLDER, **marks)
+        count = grid[0] * grid[1]
+        text = get_image_prompt_string(*cut, count, image_token=PLACEHOLDER, **marks)
         ids = torch.tensor(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         visual = ids == self.image_token
         return (visual.cumsum(0) - 1).where(visual, -1 - ids)
@@ -114,21 +115,12 @@ class SmolVLMAdapter(InternVLAdapter):
         )
         return Prepared(batch, content_seed(image))
 
-    def encode_prepared(
-        self, prepared: Sequence[Prepared], needs: frozenset[str]
-    ) -> list[VisualTokens]:
-        # One by one: the processor pads several images to the same number of tiles.
-        tiles = [each.batch["pixel_values"][0] for each in prepared]
-        captured = self.see(torch.cat(tiles), needs)
-        encoded: list[VisualTokens] = []
-        start = 0
-        for each, part in zip(prepared, tiles):
-            rows = slice(start, start := start + len(part))
-            cut = int(each.batch["rows"][0][0]), int(each.batch["cols"][0][0])
-            fields: dict[str, Any] = {name: value[rows] for name, value in captured.items()}
-            fields |= {"seeds": each.seeds(len(part)), "order": self.order(*cut), "cut": cut}
-            encoded.append(MarkedTokens(self.grid, **fields))
-        return encoded
+    def pixels(self, prepared: Prepared) -> Tensor:
+        return prepared.batch["pixel_values"][0]
+
+    def of_image(self, prepared: Prepared, grid: Grid, fields: dict[str, Any]) -> VisualTokens:
+        cut = int(prepared.batch["rows"][0][0]), int(prepared.batch["cols"][0][0])
+        return MarkedTokens(grid, order=self.order(cut, grid), cut=cut, **fields)
 
     def layout(self, tokens: VisualTokens, image: Image.Image) -> Layout:
         """The tiles cut the image as it is stretched to their mosaic; the overview is the last."""

@@ -293,7 +293,10 @@ def promised_tokens(
     """
     strategy, tile = cell.strategy, prod(entry.grid or (0, 0))
     if "resolution" in strategy.needs:
-        return [_largest_grid(entry, cell.budget)] * layers
+        if tile == _own_grid(entry, budget, facts):
+            return [entry.offered] * layers
+        # Newlines and markers come with what is there.
+        return [entry.tiles * tile] * layers if facts["exact_budget"] else None
     if strategy.inside:
         return strategy.promise(entry.offered, cell.budget, layers)
     promised = strategy.promise(tile, budget, layers)
@@ -306,20 +309,23 @@ def promised_tokens(
     return [entry.tiles * count for count in promised]
 
 
-def _largest_grid(entry: Entry, budget: int) -> int:
-    """Tokens of a resized image, held to be as many as its shape allows within the budget.
+def _own_grid(entry: Entry, budget: int, facts: Mapping[str, Any]) -> int:
+    """Tokens of a tile that is not resized; a resized one is as large as the budget allows.
 
     Raises:
-        CellFailed: they are not.
+        CellFailed: it is not.
     """
+    architecture = facts["architecture"]
+    own: int = entry.offered // entry.tiles
+    if not facts["exact_budget"]:  # more is offered than the tokens of tiles
+        own = prod(architecture["grid"]) // architecture["merge"] ** 2
     rows, columns = entry.grid or (0, 0)
-    tokens = rows * columns
-    if tokens != entry.offered and not tokens <= budget < (rows + 1) * (columns + 1):
+    if rows * columns != own and not rows * columns <= budget < (rows + 1) * (columns + 1):
         raise CellFailed(
             f"document {entry.doc}: encoded at {rows} x {columns} tokens, which is not the largest "
             f"grid of its shape within the budget of {budget}"
         )
-    return tokens
+    return own
 
 
 def measures(

@@ -143,7 +143,7 @@ class Selecting:
         self, cell: Cell, pictures: list[Picture]
     ) -> tuple[list[Picture], list[Failure]]:
         """The images as a strategy wants them encoded: as they are, or anew and smaller."""
-        grids = [cell.strategy.grid(picture.tokens.grid, cell.budget) for picture in pictures]
+        grids = [cell.strategy.grid(p.tokens.grid, self.budget_of(cell, p)) for p in pictures]
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, (picture, grid) in enumerate(zip(pictures, grids)):
             if grid != picture.tokens.grid:

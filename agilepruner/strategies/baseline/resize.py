@@ -15,7 +15,8 @@ class Resize(Strategy):
     (VTC-Bench, arXiv 2510.07143). It saves the tower's work too, as no pruning behind it does.
 
     Of an image whose own grid is R x C tokens, the smaller grid is sqrt(budget R / C) by
-    sqrt(budget C / R), both rounded down: 11 x 11 for 128 of 24 x 24.
+    sqrt(budget C / R), both rounded down: 11 x 11 for 128 of 24 x 24. Where an image is cut into
+    tiles, that is done to each, with its share of the budget.
     """
 
     family: ClassVar = "baseline"
@@ -23,7 +24,8 @@ class Resize(Strategy):
     needs: ClassVar = {"resolution"}
     choice: ClassVar = (
         "the largest grid of the image's shape within the budget, so that some budgets keep fewer "
-        "tokens; position embeddings of the tower interpolated as transformers does"
+        "tokens; tiles are resized one by one; position embeddings of the tower interpolated as "
+        "transformers does"
     )
     drops: ClassVar = False
     equivariant: ClassVar = False
