@@ -11,7 +11,7 @@ from scipy import stats
 from agilepruner.report.flips import FEWEST, Flips, changes_frame
 from agilepruner.report.lines import build_tables
 from agilepruner.report.table import cells_csv, make_report
-from agilepruner.report.wandb import _scalars
+from agilepruner.report.wandb import _numbers
 from agilepruner.runner.score import fingerprint
 
 
@@ -113,7 +113,7 @@ def test_table_and_logger_show_them_and_the_noise_floor_stands_beside():
     assert said in " ".join(text.split())
     other = [replace(again[0], id="another cell")]
     assert "Noise floor" not in make_report(rows, "Table", again=[other]).text
-    scalars = _scalars(DIVPRUNE, 75.0, {"right_to_wrong": 30.0, "right_to_wrong_n": 100})
+    scalars = _numbers(DIVPRUNE, 75.0, {"right_to_wrong": 30.0, "right_to_wrong_n": 100})
     assert scalars["changed/right_to_wrong"] == 30.0
 
 

@@ -61,9 +61,11 @@ def test_no_process_outlives_its_use(tmp_path):
     assert gone(pid)
 
 
+# A shell without job control starts what it puts in the background deaf to interrupts.
 PARENT = """
-import pathlib, scorer_cases, sys
+import pathlib, scorer_cases, signal, sys
 from agilepruner.runner import scorers
+signal.signal(signal.SIGINT, signal.default_int_handler)
 scorers.PRELOADED = "agilepruner.runner.scorers"
 with scorers.Scorers(1) as processes:
     processes.each(scorer_cases.odd, pathlib.Path(sys.argv[1]), ["long"])
