@@ -20,7 +20,7 @@ from agilepruner.errors import NotFinished, UserError
 from agilepruner.overrides import explain, names, one_choice_each
 from agilepruner.places import CONFIGS
 from agilepruner.ranks import first
-from agilepruner.reporting import analysed, refreshed, report, show, together
+from agilepruner.reporting import analysed, failures, refreshed, report, show, together
 from agilepruner.streams import sturdy_streams
 
 NOISY = (
@@ -104,13 +104,7 @@ def _run(config: DictConfig) -> None:
     else:
         problems += report(shown, planned.directory, planned.config["name"], settings)
     _log(sink, shown, planned.directory)
-    failed = [row for row in outcome.rows if row.status != "done"]
-    if failed:
-        cells = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
-        problems.append(
-            f"{len(failed)} of {len(planned.cells)} cells failed ({cells}): {failed[0].error}. "
-            "Fix the cause and run the same command again: it retries the documents that failed."
-        )
+    problems += failures(outcome.rows, len(planned.cells))
     if problems:
         raise NotFinished(" ".join(problems))
 

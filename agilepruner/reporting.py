@@ -142,6 +142,23 @@ def analysed(planned: Any, rows: list[Any]) -> list[str]:
     return []
 
 
+def failures(rows: Sequence[Any], cells: int) -> list[str]:
+    """What to say of a run whose rows are not all done; nothing where they are.
+
+    Args:
+        rows: of the run.
+        cells: how many it has.
+    """
+    failed = [row for row in rows if row.status != "done"]
+    if not failed:
+        return []
+    named = ", ".join(f"{r.strategy}@{r.budget} on {r.benchmark}" for r in failed[:5])
+    return [
+        f"{len(failed)} of {cells} cells failed ({named}): {failed[0].error}. Fix the cause and "
+        "run the same command again: it retries the documents that failed."
+    ]
+
+
 def documents(said: str | None) -> int | str | None:
     """How many documents a page shows, as typed: a number or ``all``; None: not said.
 

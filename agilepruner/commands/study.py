@@ -26,7 +26,7 @@ def run(words: list[str]) -> int:
     from agilepruner.places import CONFIGS
     from agilepruner.ranks import first
     from agilepruner.report.settings import Settings
-    from agilepruner.reporting import analysed, refreshed
+    from agilepruner.reporting import analysed, failures, refreshed
     from agilepruner.runner.plan import identify, plan
     from agilepruner.runner.run import execute
 
@@ -71,13 +71,7 @@ def run(words: list[str]) -> int:
         problems += [f"{name}: {problem}" for problem in analysed(part, found)]
     name, settings = whole.config["name"], Settings.of(whole.config)
     problems += refreshed(whole.directory, name, settings)
-    failed = [row for row in outcome.rows if row.status != "done"]
-    if failed:
-        first_one = f"{failed[0].strategy}@{failed[0].budget} on {failed[0].benchmark}"
-        problems.append(
-            f"{len(failed)} of {len(whole.cells)} cells failed ({first_one}: {failed[0].error}). "
-            "The same command tries the failed documents again and no others."
-        )
+    problems += failures(outcome.rows, len(whole.cells))
     if problems:
         raise NotFinished(" ".join(problems))
     return 0

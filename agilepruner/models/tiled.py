@@ -75,7 +75,6 @@ class TiledAdapter(LlavaAdapter):
 
 def smaller(pixels: Tensor, grids: tuple[Grid, Grid]) -> Tensor:
     """Tiles (B, 3, H, W) of the first grid of tokens, resized to what the second covers."""
-    sides = [
-        side * to // own for side, own, to in zip(pixels.shape[-2:], *grids)
-    ]  # a token's side in pixels stays
+    # A token's side in pixels stays.
+    sides = [side * to // own for side, own, to in zip(pixels.shape[-2:], *grids)]
     return F.interpolate(pixels.float(), sides, mode="bicubic", antialias=True)

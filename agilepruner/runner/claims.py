@@ -6,7 +6,6 @@ one takes over. Nothing else is shared: no server, no collectives, no order of a
 
 import errno
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
 
@@ -66,11 +65,6 @@ class Claims:
     def __enter__(self) -> "Claims":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         for name in list(self._held):
             self.give_back(name)

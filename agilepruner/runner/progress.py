@@ -1,7 +1,6 @@
 """What a run is doing, and how long it will take."""
 
 import sys
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -45,10 +44,5 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.bar.close()

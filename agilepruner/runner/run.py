@@ -287,16 +287,16 @@ class _Work:
 
     def _first_window(self, part: _Part) -> bool:
         """Answer the first window of a benchmark; False: another process is at it."""
-        first, answering = part.shares[0][:1], part.answering
+        window, answering = part.shares[0][:1], part.answering
         assert answering is not None
         answering.refresh()
-        if answering.wanted(first):
+        if answering.wanted(window):
             claim = self._claim(part.name, 0, len(part.shares))
             if not self.claims.take(claim):
                 return False
             try:
                 answering.refresh()
-                answering.answer(first)
+                answering.answer(window)
             finally:
                 self.claims.give_back(claim)
         answering.close()
